@@ -1,4 +1,4 @@
-# Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
+# Every target installs what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
 .PHONY: help run test check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
@@ -24,7 +24,7 @@ reference: ## writes the pages of docs/reference/ that the program prints
 bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/0019-image.md)
 	@scripts/bake-image.sh local $(ARGS)
 
-bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMAGE_FILE=image.json for what it is)
+bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMAGE_FILE=image.json for its description)
 	@SALEBELL_IMAGE_FILE=$(call whole,IMAGE_FILE) scripts/bake-image.sh aws $(ARGS)
 
 bake-compare: ## bakes twice and compares the images file by file
@@ -33,17 +33,17 @@ bake-compare: ## bakes twice and compares the images file by file
 rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=roll for one; docs/decisions/0023-rehearsal.md)
 	@scripts/rehearse.sh $(SCENARIO)
 
-rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
+rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (takes minutes; needs qemu)
 	@scripts/rehearse-vm.sh
 
-# 1 is a yes, and nothing else is, such as YES=0. A value reaches a program as it was typed, whatever is in it: neither make
-# (hence $(value)) nor a shell reads it.
+# Only 1 means yes; YES=0, for example, means no. A value reaches a program exactly as it was typed: neither make (hence
+# $(value)) nor a shell interprets it.
 flag = $(if $(filter 1,$(value $(1))),--$(2))
 quoted = '$(subst ','\'',$(1))'
 whole = $(call quoted,$(value $(1)))
 given = $(if $(value $(1)),--$(2)=$(call whole,$(1)))
 each = $(foreach word,$(value $(1)),$(call quoted,$(word)))
-# The steps of a pipeline hand an image on as the file of its bake.
+# The steps of a pipeline pass an image on as the file of its bake.
 ifneq ($(filter %.json,$(value IMAGE)),)
 override IMAGE := $(shell sed -n 's/^ "image": "\(ami-[0-9a-f]*\)",$$/\1/p' $(call whole,IMAGE))
 endif
@@ -51,16 +51,16 @@ endif
 deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
 	@scripts/stacks.sh deploy --environment=$(call whole,ENV) $(call given,STACK,stack) $(call flag,REVERT,revert) $(call flag,YES,yes) $(call flag,REPLACE,replace) $(if $(value PARAMETERS),--parameters $(call each,PARAMETERS))
 
-status: ## what stands on AWS, and what of it needs a person (ENV=dev)
+status: ## shows the stacks and what needs a person's attention (ENV=dev)
 	@scripts/stacks.sh status --environment=$(call whole,ENV)
 
-destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
+destroy: ## deletes the stacks of an environment, and lists what stays (ENV=dev; never prod)
 	@scripts/stacks.sh destroy --environment=$(call whole,ENV) $(call flag,YES,yes)
 
 cost: ## computes what each environment costs in a month, into docs/reference/cost.md
 	@scripts/stacks.sh cost
 
-diagram: ## draws the stacks as the templates have them, into docs/reference/stacks.md
+diagram: ## draws the stacks as the templates define them, into docs/reference/stacks.md
 	@scripts/stacks.sh diagram
 
 shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/guides/escalate.md)
@@ -75,38 +75,38 @@ mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…
 package: ## makes a Debian package and an OCI image of this commit (docs/guides/other-hosts.md)
 	@scripts/make-package.sh $(ARGS)
 
-change-sets: ## what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)
+change-sets: ## shows what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)
 	@scripts/stacks.sh change_sets --environment=$(call whole,ENV) $(call given,TO,to)
 
-smoke: ## asks an environment by its name what clients ask (ENV=dev; SALEBELL_KEY=sbk_… for a sale from report to notice)
+smoke: ## sends an environment the requests of clients (ENV=dev; SALEBELL_KEY=sbk_… for a sale from report to notice)
 	@scripts/stacks.sh smoke --environment=$(call whole,ENV)
 
-verify-image: ## starts an image by itself, looks at it and ends it (IMAGE=ami-…, or the file of a bake)
+verify-image: ## starts an instance of an image alone, checks it and ends it (IMAGE=ami-…, or the file of a bake)
 	@scripts/stacks.sh verify_image --environment=tools --image=$(call whole,IMAGE)
 
-# In CodeBuild: of what packer/publish-image.py has put into one archive.
+# In CodeBuild, with the archive that packer/publish-image.py has made.
 migrate:
 	@bash scripts/pipelines/migrate.sh $(call whole,IMAGE_NAME)
 
-# In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
+# In CodeBuild: the AWS profile for a role of the environment, ROLE=deploy or rollout.
 pipeline-profile:
 	@scripts/pipelines/write-profile.sh $(call whole,ENV) $(call whole,ACCOUNT) $(call whole,ROLE)
 
 rollout: ## rolls out an image (ENV=prod IMAGE=ami-…; CANARY=0, GATES=off, MINUTES=10, MIN_REQUESTS=200, MIGRATED=1, YES=1)
 	@scripts/stacks.sh rollout --environment=$(call whole,ENV) --image=$(call whole,IMAGE) $(call given,CANARY,canary) $(call given,GATES,gates) $(call given,MINUTES,minutes) $(call given,MIN_REQUESTS,min-requests) $(call flag,MIGRATED,migrated) $(call flag,YES,yes)
 
-rollback: ## takes the live group back to the image before, and a canary away (ENV=prod; IMAGE=ami-… for another one, YES=1)
+rollback: ## rolls the live group back to the previous image, and removes a canary (ENV=prod; IMAGE=ami-… for another one, YES=1)
 	@scripts/stacks.sh rollback --environment=$(call whole,ENV) $(call given,IMAGE,image) $(call flag,YES,yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
-bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take
+bench-import: ## the same from an uploaded CSV file, and the memory for 6 GiB
 bench-fanout: ## notices a second of one event with a million watches, against a plain insert
 bench-read: ## GET /v1/games/{id}, against pgbench and a Fastify server
 bench-webhook: ## deliveries a second, against a bare reqwest loop
 bench-latency: ## from a reported price to the webhook's arrival
 bench-idle: ## memory and start-up time of an idle API
 bench-boot: ## an instance on emulated AWS: time to ready, memory, size
-bench-units: ## what our units take of a boot, in an image or in two (IMAGES="OLD NEW", STARTS=10)
+bench-units: ## the units' share of a boot, in one image or in two (IMAGES="OLD NEW", STARTS=10)
 bench-upload: ## 2 GiB in one PATCH, against @tus/server and nginx
 bench-download: ## 2 GiB, against nginx with sendfile
 bench-growth: ## lists, deals, history and search on ten times the catalogue

@@ -17,7 +17,7 @@ def digest(path):
 
 
 def describe(root, committed_at):
-    """Path to everything about it that has to be the same."""
+    """Maps each path to everything that has to be the same about it."""
     found = {}
     for folder, folders, files in os.walk(root):
         for name in folders + files:

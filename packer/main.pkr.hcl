@@ -1,6 +1,6 @@
 # The machine image. `make bake` makes it on AWS; `make bake-local` runs the same source against an emulated EC2 whose
-# instance is a root file system on this machine (docs/decisions/0019-image.md). Debian's Packer 1.6.6 reads this file alone, newer
-# ones the folder. Values come from versions.pkrvars.hcl and from scripts/bake-image.sh.
+# instance is a root file system on this machine (docs/decisions/0019-image.md). Debian's Packer 1.6.6 reads only this
+# file, newer versions the folder. Values come from versions.pkrvars.hcl and from scripts/bake-image.sh.
 
 # --- what is baked ---
 
@@ -202,7 +202,7 @@ source "amazon-ebs" "salebell" {
   run_tags           = local.tags
   run_volume_tags    = local.tags
 
-  # Of the volume that is baked on, and so of the image. gp3 is known to 1.6.6 only together with a throughput.
+  # The volume of the bake, and therefore of the image. Packer 1.6.6 accepts gp3 only together with a throughput.
   launch_block_device_mappings {
     device_name           = "/dev/xvda"
     volume_type           = "gp3"
@@ -214,7 +214,8 @@ source "amazon-ebs" "salebell" {
     delete_on_termination = true
   }
 
-  # The user and its key are Packer's for the bake alone: scripts/clean-image.sh removes both, and the server with them.
+  # Packer uses the user and its key only for the bake: scripts/clean-image.sh removes both, and the SSH server with
+  # them.
   communicator         = "ssh"
   ssh_username         = "admin"
   ssh_host             = var.ssh_host
@@ -257,7 +258,7 @@ build {
     ]
   }
 
-  # The manifest and the SBOM are written out here, where the crates are known, and go back into the image.
+  # The manifest and the SBOM are written on this side, where the crates are known, and copied back into the image.
   provisioner "file" {
     direction   = "download"
     source      = "/tmp/salebell-bake/contents.tar"
@@ -276,7 +277,7 @@ build {
     destination = "/tmp/salebell-bake/contents/"
   }
 
-  # One provisioner, because afterwards nothing can be uploaded any more; clean-image.sh ends the SSH server.
+  # A single provisioner, because nothing can be uploaded afterwards: clean-image.sh ends the SSH server.
   provisioner "shell" {
     execute_command  = "chmod +x {{ .Path }}; sudo env {{ .Vars }} {{ .Path }}"
     environment_vars = ["SOURCE_DATE_EPOCH=${var.committed_at}"]
@@ -298,7 +299,7 @@ build {
       }
     }
 
-    # Packer 1.6.6 cannot register an image that demands IMDSv2, so it is demanded here, in every region.
+    # Packer 1.6.6 cannot register an image that requires IMDSv2, so the requirement is added here, in every region.
     post-processor "shell-local" {
       inline = [
         "${var.python} packer/publish-image.py --output ${var.output} --binary ${var.stage}/salebell --regions '${join(" ", concat([var.region], var.copy_to_regions))}' --accounts '${join(" ", var.share_with_accounts)}' --endpoint '${var.ec2_endpoint}' --publish-to '${var.publish_to}'"

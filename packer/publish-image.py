@@ -14,7 +14,7 @@ import zipfile
 import boto3
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# What a job that migrates needs besides the binary and the manifest (pipelines/migrate.yaml).
+# Files that a migration job needs besides the binary and the manifest (pipelines/migrate.yaml).
 OF_MIGRATION = ("Makefile", "pipelines/migrate.yaml", "scripts/pipelines/migrate.sh")
 AUTHORITIES = "packer/files/etc/salebell/rds.pem"
 
@@ -92,7 +92,7 @@ def main():
             key = f"{target.path.strip('/')}/{manifest['name']}/{name}".lstrip("/")
             s3.upload_file(str(arguments.output / name), target.netloc, key)
             print(f"s3://{target.netloc}/{key}")
-    # The last one: whoever finds it finds all. The Makefile reads the id with a pattern.
+    # Written last: a reader that finds it finds everything. The Makefile reads the id with a pattern.
     known = {key: manifest[key] for key in ("name", "version", "commit", "architecture")}
     image = {"image": dict(copies)[arguments.regions.split()[0]], **known, "regions": dict(copies)}
     (arguments.output / "image.json").write_text(json.dumps(image, indent=1) + "\n")

@@ -1,14 +1,14 @@
-# Every version that the image takes from elsewhere. The Debian packages are listed in packages.txt and come in the version
-# that Debian's stable release has on the day of the bake; the manifest in the image says which that was.
+# Every version that the image takes from elsewhere. The Debian packages are listed in packages.txt and come in the
+# version of Debian's stable release on the day of the bake; the manifest in the image records the versions.
 
 debian_release = "trixie"
 debian_version = "13"
 
-# Debian's own account on AWS, and the date and number of the machine image to start from; "*" takes the newest.
+# Debian's own account on AWS, and the date and number of the machine image to start from; "*" selects the newest.
 source_ami_owner   = "136693071363"
 source_ami_release = "*"
 
-# Installed on AWS alone. %VERSION% and %ARCH% are replaced; the signature is the same address with ".sig" behind it.
+# Installed only on AWS. %VERSION% and %ARCH% are replaced; the signature has the same URL with ".sig" appended.
 ssm_agent_version        = "3.3.1802.0"
 ssm_agent_url            = "https://s3.amazonaws.com/ec2-downloads-windows/SSMAgent/%VERSION%/debian_%ARCH%/amazon-ssm-agent.deb"
 cloudwatch_agent_version = "1.300057.1b1167"

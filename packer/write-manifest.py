@@ -19,7 +19,7 @@ from packageurl import PackageURL
 
 
 def crates_in_binary(metadata):
-    """The packages that the binary is made of, as `cargo metadata` resolved them: no development dependencies."""
+    """The crates that the binary consists of, as `cargo metadata` resolved them: no development dependencies."""
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     reached, waiting = set(), [metadata["resolve"]["root"]]
@@ -68,7 +68,7 @@ def sbom(arguments, debian, packages, crates, binary_sha256):
         from_debian.append(Component(name=package["name"], version=package["version"], purl=url, bom_ref=url.to_string()))
     for crate in crates:
         url = PackageURL("cargo", None, crate["name"], crate["version"])
-        # Old crates write MIT/Apache-2.0 for what is MIT OR Apache-2.0.
+        # Old crates write MIT/Apache-2.0 for MIT OR Apache-2.0.
         licence = (crate["license"] or "").replace("/", " OR ")
         from_cargo.append(
             Component(

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # bake-image.sh local|aws [PACKER ARGUMENT…]: bakes the machine image by packer/main.pkr.hcl and prints, as its last
 # line, the folder of the result: manifest.json, sbom.cdx.json, and `root` (local) or packer-manifest.json with the AMIs.
-# A local image is there once for its inputs; a second bake finds it. docs/decisions/0019-image.md
+# A local image exists once for its inputs; a second bake reuses it. docs/decisions/0019-image.md
 #   SALEBELL_BINARY      bakes this binary instead of building the release (an arm64 image needs an arm64 one)
 #   SALEBELL_IMAGE_ARCH  arm64 or amd64; without it this machine's
 #   SALEBELL_IMAGES      folder of the results; without it salebell/images in the cache folder
 #   SALEBELL_BASES       folder of the bases; without it salebell/base in the cache folder
-#   SALEBELL_IMAGE_FILE  where an image on AWS is written down, for whoever takes it from here: which it is, and of what
-#   SALEBELL_BAKE_AGAIN  not empty: bakes although the image is there
-#   SOURCE_DATE_EPOCH    seconds since 1970, which nothing in the image is younger than; without it the commit's time
+#   SALEBELL_IMAGE_FILE  file for the description of an image on AWS: its ids and what it was made from
+#   SALEBELL_BAKE_AGAIN  not empty: bakes even if the image exists
+#   SOURCE_DATE_EPOCH    seconds since 1970, the latest time of any file in the image; without it the commit's time
 set -euo pipefail
 cd "$(dirname "$0")/.."
 where=${1:?local or aws}
@@ -51,7 +51,7 @@ if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock askama.toml src migra
 fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-# What an earlier run left that was killed before it could tidy up.
+# Leftovers of an earlier run that was killed before its cleanup.
 mkdir -p "$images"
 work=$images/bake.$$
 for old in "$images"/bake.*; do
@@ -61,7 +61,7 @@ for old in "$images"/bake.*; do
 done
 mkdir "$work"
 as_root=()
-[ "$(id -u)" -eq 0 ] || as_root=(sudo) # a local bake is root's
+[ "$(id -u)" -eq 0 ] || as_root=(sudo) # a local bake needs root
 bake_pid=
 finish() {
   local status=$?
@@ -78,7 +78,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Everything that goes into the image, in one folder, which is also what its hash is made of.
+# Everything that goes into the image, in one folder, from which its hash is computed.
 stage=$work/salebell-bake
 mkdir -p "$stage" "$work/output"
 install -m 0755 "$SALEBELL_BINARY" "$stage/salebell"
@@ -121,7 +121,7 @@ if packer plugins 2>/dev/null </dev/null | grep -q installed; then
   packer init packer >&2
 fi
 
-# In the background, so that a signal is heard at once.
+# In the background, so a signal is handled at once.
 if [ "$where" = aws ]; then
   say "baking $architecture on AWS"
   CHECKPOINT_DISABLE=1 packer build -color=false "${arguments[@]}" "$@" "$template" >&2 &
@@ -139,8 +139,8 @@ if [ "$where" = aws ] && [ -n "${SALEBELL_IMAGE_FILE:-}" ]; then
   cp "$result/image.json" "$SALEBELL_IMAGE_FILE"
 fi
 if [ "$where" = local ]; then
-  # The two newest before it stay: a fleet is rolled from one image to another. So does one that was booted within the
-  # hour: instances of another checkout may run on it.
+  # The two newest earlier images stay, because a fleet is rolled from one image to another. So does an image that was
+  # booted within the hour: instances of another checkout may run on it.
   find "$images" -mindepth 2 -maxdepth 2 -path '*/local-*/complete' -printf '%T@ %h\n' |
     sort -rn | tail -n +4 | awk -v "limit=$(date -d '1 hour ago' +%s)" '$1 < limit' | cut -d ' ' -f 2- |
     while read -r old; do

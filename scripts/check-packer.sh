@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `packer fmt -check` and `packer validate` for the template, with values in the place of what a bake finds out.
+# `packer fmt -check` and `packer validate` for the template, with placeholders for the values that a bake determines.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CHECKPOINT_DISABLE=1

@@ -11,26 +11,27 @@ if [ "${1:-}" = --all ]; then
   shift
 fi
 if [ -z "${SALEBELL_BINARY:-}" ]; then
-  # It says whether what the stacks write is a configuration.
+  # The binary validates the configuration that the stacks write.
   # shellcheck source=scripts/lib/require-rust.sh
   . scripts/lib/require-rust.sh
   cargo build --locked --quiet --bin salebell
   export SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell
 fi
-# No test may reach an account, whatever this shell has.
+# No test may reach an AWS account, whatever the environment of this shell.
 unset AWS_PROFILE AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=eu-central-1 AWS_EC2_METADATA_DISABLED=true
 export PYTHONDONTWRITEBYTECODE=1
 
 python=$(scripts/lib/prepare-python.sh tests/stacks/requirements.txt)/bin/python
 check() {
-  # What a shell starts in the background does not hear of Ctrl-C otherwise.
+  # Otherwise a command in the background would ignore Ctrl-C.
   env --default-signal=INT "$python" -m pytest -q -p no:cacheprovider -W "ignore:pkg_resources is deprecated" "$@"
 }
 if [ $# -gt 0 ]; then
   check tests/stacks "$@"
 else
-  # Three at once: what waits for an emulator, the mutants, and all else. Each says in its turn what it has found.
+  # Three jobs run concurrently: the tests that wait for an emulator, the mutants, and all others. Their outputs are
+  # shown one after another.
   emulated=(tests/stacks/test_deploy_page.py tests/stacks/test_deployment.py tests/stacks/test_commands.py
     tests/stacks/test_commands_in_trouble.py tests/stacks/test_at_night.py tests/stacks/test_operate.py tests/stacks/test_mute.py
     tests/stacks/test_walk.py tests/stacks/test_rollout_commands.py tests/stacks/test_pipeline_commands.py)

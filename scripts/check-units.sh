@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# check-units.sh IMAGE: holds our units, as a folder of `make bake-local` has them, against the systemd of that image:
-# nothing that it does not understand, and an exposure of at most 1.5 for every service that stays. Wants root or sudo.
+# check-units.sh IMAGE: verifies Salebell's units, from a folder of `make bake-local`, with the systemd of that image:
+# every setting is understood, and the exposure of each long-running service is at most 1.5. Needs root or sudo.
 set -euo pipefail
 image=$(realpath "${1:?a folder of make bake-local}")
 stays=(salebell-api salebell-worker salebell-terminating salebell-logs salebell-efs)
 threshold=15 # tenths
 
 if [ "$(id -u)" -ne 0 ]; then
-  # They are looked at from within the image.
+  # The units are checked from within the image.
   exec sudo "$0" "$image"
 fi
 # Mounts end with this script.
@@ -30,7 +30,7 @@ if [ ${#units[@]} -eq 0 ]; then
   echo "$image has no units of ours" >&2
   exit 1
 fi
-# It ends with 0 where it has complaints.
+# It exits with 0 even if it has complaints.
 complaints=$(analyze verify --man=no "${units[@]}" 2>&1 || true)
 if [ -n "$complaints" ]; then
   echo "$complaints" >&2

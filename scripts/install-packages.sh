@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image, a virtual machine
-# of it, the commands of the stacks or the packages (argument: run, test, bench, bake, vm, stacks, package).
-# Says nothing and does nothing when all is there.
+# Installs with apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image, a virtual
+# machine of it, the commands of the stacks or the packages (argument: run, test, bench, bake, vm, stacks, package).
+# Does and prints nothing if everything is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib/system-programs.sh
@@ -25,7 +25,7 @@ if [ "$purpose" != bake ] && [ "$purpose" != stacks ] && [ "$purpose" != package
   scripts/lib/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
 if [ "$purpose" = run ]; then
-  # the tutorial's receiver of webhooks.
+  # The tutorial's receiver of webhooks.
   has python3 || want python3
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
@@ -38,7 +38,7 @@ if [ "$purpose" = bench ]; then
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
   if ! grep -q '^ID=debian$' /etc/os-release; then
-    # On Debian scripts/lib/fetch-packer.sh has it for all releases.
+    # For Debian, scripts/lib/fetch-packer.sh provides it for all releases.
     has packer || want packer
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
   fi
@@ -64,19 +64,19 @@ if [ "$purpose" = test ]; then
   has haproxy || want haproxy
 fi
 if [ "$purpose" = test ] || [ "$purpose" = package ]; then
-  # What the binary needs of which library, and the base of the OCI image.
+  # Determines the libraries that the binary needs; and the base of the OCI image.
   has dpkg-shlibdeps || want dpkg-dev
   has strip || want binutils
   has mmdebstrap || want mmdebstrap
   has python3 || want python3
-  # A user has mmdebstrap make it in a user namespace.
+  # For a user, mmdebstrap makes it in a user namespace.
   [ "$(id -u)" -eq 0 ] || has newuidmap || want uidmap
   if ! grep -q '^ID=debian$' /etc/os-release; then
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
   fi
 fi
 if [ "$purpose" = test ]; then
-  # Reads the OCI image, and runs it, as others would.
+  # Read and run the OCI image, as its users would.
   has umoci || want umoci
   has crun || want crun
 fi
@@ -85,7 +85,7 @@ if [ "$purpose" = vm ]; then
   has sfdisk || want fdisk
   has mkfs.ext4 || want e2fsprogs
   has dnsmasq || want dnsmasq-base
-  # What stands for EFS.
+  # The stand-in for EFS.
   has ganesha.nfsd || want nfs-ganesha nfs-ganesha-vfs
   has stunnel || want stunnel4
 fi
@@ -111,7 +111,7 @@ restore() {
   rm -f "$log"
 }
 trap restore EXIT
-# apt COMMAND…: quiet unless it fails.
+# apt COMMAND…: prints nothing unless it fails.
 apt() {
   if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1; then
     cat "$log" >&2
@@ -121,8 +121,8 @@ apt() {
 echo "==> installing ${wanted[*]}"
 apt update
 
-# The server programs are all that is wanted, not a database of the whole machine that starts at boot. The
-# setting is taken back afterwards: who installs PostgreSQL for another purpose gets what Debian promises.
+# Only the server programs are needed, not a database of the whole machine that starts at boot. The setting is removed
+# afterwards: a later installation of PostgreSQL for another purpose behaves as Debian documents it.
 if [[ " ${wanted[*]} " == *" postgresql "* ]]; then
   apt install -y --no-install-recommends postgresql-common
   drop_in=/etc/postgresql-common/createcluster.d/salebell-no-main-cluster.conf
@@ -135,7 +135,7 @@ if [[ " ${wanted[*]} " == *" postgresql "* ]]; then
 fi
 apt install -y --no-install-recommends "${wanted[@]}"
 if [[ " ${wanted[*]} " == *" haproxy "* ]] && [ -d /run/systemd/system ]; then
-  # The program is all that is wanted, not a service of the whole machine.
+  # Only the program is needed, not a service of the whole machine.
   "${as_root[@]}" systemctl --quiet disable --now haproxy.service
 fi
 if [[ " ${wanted[*]} " == *" nfs-ganesha "* ]] && [ -d /run/systemd/system ]; then

@@ -6,7 +6,7 @@
 #   SALEBELL_PACKAGE_VERSION  the version; without it that of Cargo.toml, with the commit where it is not tagged
 #   SALEBELL_PACKAGE_QUICK    not empty: packs loosely, for tests
 #   SALEBELL_PACKAGES         folder of the results
-#   DEBFULLNAME, DEBEMAIL     who answers for the package
+#   DEBFULLNAME, DEBEMAIL     the maintainer of the package
 #   SOURCE_DATE_EPOCH         seconds since 1970, the time of every file; without it the commit's
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,7 +37,7 @@ if [ -n "${SALEBELL_PACKAGE_VERSION:-}" ]; then
 elif [ -z "$dirty" ] && git tag --points-at HEAD | grep -qxF "v$number"; then
   version=$number
 else
-  # Before the release of that number, and after every earlier commit.
+  # Sorts before the release with that number, and after every earlier commit.
   version=$number~$(TZ=UTC git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd).${commit:0:9}${dirty:+.dirty}
 fi
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
@@ -50,7 +50,7 @@ results=$(realpath "$results")
 work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-# What both are made of.
+# Content of both packages.
 root=$work/root
 share=$root/usr/share/doc/salebell
 install -D -m 0755 "$SALEBELL_BINARY" "$root/usr/bin/salebell"
@@ -71,7 +71,7 @@ make_deb() {
     packaging/plain-unit.sh "systemd/system/$unit.service" >"$deb/usr/lib/systemd/system/$unit.service"
   done
   install -D -m 0644 -t "$deb/usr/lib/systemd/system/salebell-.service.d" systemd/system/salebell-.service.d/hardening.conf
-  # With the number that it has on instances: files on a file system of the network are its.
+  # With the same number as on instances: it owns the files on network file systems.
   grep -E '^(#|u +salebell +)' systemd/sysusers.d/salebell.conf | grep -v '^# Whoever' >"$deb/usr/lib/sysusers.d/salebell.conf"
   gzip -9n <packaging/debian/salebell.1 >"$deb/usr/share/man/man1/salebell.1.gz"
   cp packaging/debian/lintian-overrides "$deb/usr/share/lintian/overrides/salebell"
@@ -90,7 +90,7 @@ salebell ($version) unstable; urgency=medium
  -- $maintainer  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
 END
 
-  # What the binary needs of which library, as Debian's own tool finds out.
+  # The libraries that the binary needs, as determined by Debian's own tool.
   mkdir -p "$work/source/debian" "$deb/DEBIAN"
   sed "s/@MAINTAINER@/$maintainer/" packaging/debian/control >"$work/source/debian/control"
   local libraries

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# `make rehearse`: boots a fleet on this machine, puts a load on it, and has happen to it what happens to fleets
-# (docs/decisions/0023-rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
+# `make rehearse`: boots a fleet on this machine, puts a load on it, and plays the events that happen to fleets
+# (docs/decisions/0023-rehearsal.md). Arguments are scenarios, such as `roll`; without one, all of them run one after
+# the other.
 #   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it an image of the
 #                               debug build, which is found again while nothing in it changes
 #   SALEBELL_REHEARSE_FLEET     how many instances, from 3 (without it) to 6
@@ -21,7 +22,7 @@ if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
   SALEBELL_REHEARSE_IMAGES=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
   export SALEBELL_REHEARSE_IMAGES
 fi
-# For the AWS of the rehearsal, which believes everybody; yours are not used.
+# For the rehearsal's AWS, which accepts any credentials; the user's own are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
 program=$(scripts/lib/find-test.sh rehearse)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make test`: sets this machine up and runs every check. Arguments go to `cargo test`.
+# `make test`: sets up this machine and runs every check. Arguments go to `cargo test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib/require-rust.sh
 # shellcheck source=scripts/lib/system-programs.sh
 . scripts/lib/system-programs.sh
-# Before anything is installed: who would rather be root, or on another machine, hears of it now.
+# Before anything is installed: a user who would rather run it as root, or on another machine, learns of the limits now.
 # shellcheck source=scripts/lib/describe-machine.sh
 . scripts/lib/describe-machine.sh
 scripts/install-packages.sh test

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command of the stacks: `scripts/stacks.sh status --environment=dev` runs scripts/*/status.py. The first run fetches
-# what it needs.
+# Runs a command of the stacks: `scripts/stacks.sh status --environment=dev` runs scripts/*/status.py. The first run
+# fetches what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 programs=(scripts/*/"$1".py)
@@ -11,6 +11,6 @@ fi
 shift
 scripts/install-packages.sh stacks
 python=$(scripts/lib/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
-# Where the modules are that commands of other folders share with those of scripts/stacks.
+# Folder of the modules that commands in other folders share with those in scripts/stacks.
 export PYTHONPATH=scripts/stacks
 exec "$python" "${programs[0]}" "$@"

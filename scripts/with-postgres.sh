@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# with-postgres.sh COMMAND…: runs the command beside a PostgreSQL server of its own that is gone afterwards.
-# The command finds it in DATABASE_URL and SALEBELL_TEST_DATABASE_URL (superuser, 127.0.0.1, a password).
-# Quick and not durable: fsync is off. SALEBELL_TEST_POSTGRES_OPTIONS is added to the server's arguments.
+# with-postgres.sh COMMAND…: runs the command beside a temporary PostgreSQL server of its own. The command finds it in
+# DATABASE_URL and SALEBELL_TEST_DATABASE_URL (superuser, 127.0.0.1, a password). Fast but not durable: fsync is off.
+# SALEBELL_TEST_POSTGRES_OPTIONS is added to the server's arguments.
 set -euo pipefail
 bin=$("$(dirname "$0")/lib/find-postgres.sh")
 
@@ -23,7 +23,7 @@ remove_server() {
   rm -rf "$folder"
 }
 
-# What an earlier run left that was killed before it could tidy up.
+# Leftovers of an earlier run that was killed before its cleanup.
 for old in /tmp/salebell-postgres.*; do
   if [ -O "$old" ] && [ -e "$old/runner" ] && ! kill -0 "$(cat "$old/runner")" 2>/dev/null; then
     remove_server "$old"
@@ -36,14 +36,14 @@ echo $$ >"$folder/runner"
 password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 (umask 077 && echo "$password" >"$folder/password")
 if [ ${#as_user[@]} -gt 0 ]; then
-  # The folder stays ours, so that nobody else removes it; the server works below it.
+  # The folder keeps its owner, so no other user can remove it; the server works below it.
   mkdir -m 700 "$folder/data" "$folder/socket"
   chown postgres: "$folder/data" "$folder/socket" "$folder/password"
   chmod 711 "$folder"
 else
   mkdir -m 700 "$folder/socket"
 fi
-cd / # a folder that the server's user can be in
+cd / # a folder that the server's user may enter
 "${as_user[@]}" "$bin/initdb" --no-sync --auth=scram-sha-256 --username=salebell --pwfile="$folder/password" \
   --encoding=UTF8 --locale=C.UTF-8 -D "$folder/data" >/dev/null
 

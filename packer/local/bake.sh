@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # bake.sh WORK ARCHITECTURE BASES PACKER-ARGUMENT…: the bake against an emulated EC2. The instance is a root file system
-# that systemd-nspawn boots, with Debian's own SSH server on a port of 127.0.0.1; Packer's real amazon-ebs source asks the
-# emulator for an instance and is told to find it there. Leaves the image in WORK/output/root.
+# that systemd-nspawn boots, with Debian's own SSH server on a port of 127.0.0.1; Packer's real amazon-ebs source
+# requests an instance from the emulator, which refers it to that port. Leaves the image in WORK/output/root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib/system-programs.sh
 . scripts/lib/system-programs.sh
 if [ "$(id -u)" -ne 0 ]; then
-  # A root file system has files of many users.
+  # A root file system contains files of many users.
   exec sudo env "PATH=$PATH" "HOME=$HOME" "$0" "$@"
 fi
 work=$1 architecture=$2 bases=$3
@@ -20,8 +20,8 @@ if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
   exit 1
 fi
 
-# All of it in a control group, and the machine in one of its own below: what boots a systemd shares none.
-# remove-folder.sh ends what is left there, however we end.
+# Everything runs in one control group, and the machine in a separate one below: a program that boots a systemd must not
+# share its group. remove-folder.sh ends what is left there, however this script ends.
 # shellcheck source=scripts/lib/control-groups.sh
 . scripts/lib/control-groups.sh
 group=$(control_groups)/salebell-$(basename "$work")
@@ -30,8 +30,8 @@ echo $$ >"$group/bake/cgroup.procs"
 
 root=$work/root
 packer_pid='' machine_pid='' emulator_pid='' running=''
-# In the order of who needs whom: Packer asks the emulator while it tidies up. Both others are in sessions of their own,
-# so that Ctrl-C reaches Packer and us alone.
+# In the order of dependencies: Packer uses the emulator during its cleanup. The other two are in sessions of their own,
+# so Ctrl-C reaches only Packer and this script.
 finish() {
   local status=$?
   trap - EXIT
@@ -51,14 +51,14 @@ finish() {
   fi
   exit "$status"
 }
-# run COMMAND…: like the command alone, but a signal is heard at once and not when the command is done.
+# run COMMAND…: like the command alone, but a signal is handled at once instead of after the command.
 run() {
   setsid "$@" &
   running=$!
   wait "$running"
   running=''
 }
-# wait_for_end PID SECONDS: of a process, or with - before it of all of its group.
+# wait_for_end PID SECONDS: waits for the end of a process or, with - before the PID, of its whole group.
 wait_for_end() {
   for _ in $(seq $(($2 * 10))); do
     kill -0 -- "$1" 2>/dev/null || return 0
@@ -68,7 +68,7 @@ wait_for_end() {
 }
 stop_machine() {
   [ -n "$machine_pid" ] || return 0
-  # An orderly power-off, as EC2's StopInstances is one.
+  # An orderly power-off, as by EC2's StopInstances.
   kill -TERM "$machine_pid" 2>/dev/null || true
   if ! wait_for_end "$machine_pid" 30; then
     kill -KILL "$machine_pid" || true
@@ -86,7 +86,7 @@ say "unpacking the base"
 mkdir -p "$root"
 run tar --extract --zstd --numeric-owner --xattrs --xattrs-include='*' --directory "$root" --file "$(cat "$work/base")"
 
-# What an instance of Debian's image has from cloud-init at this point: a user with a key, who may become root.
+# What cloud-init has set up on an instance of Debian's image at this point: a user with a key, who may become root.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 ssh-keygen -q -t ed25519 -N '' -C bake -f "$work/key"
 chroot "$root" useradd --create-home --shell /bin/bash admin
@@ -97,13 +97,13 @@ mkdir -p "$root/etc/ssh/sshd_config.d"
 echo bake >"$root/etc/hostname"
 echo '127.0.0.1 localhost bake' >"$root/etc/hosts"
 printf 'ListenAddress 127.0.0.1\nPort %s\n' "$port" >"$root/etc/ssh/sshd_config.d/bake.conf"
-# Packages that are installed start nothing: the network is this machine's.
+# Packages that are installed start no services: the network is this machine's.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 0755 "$root/usr/sbin/policy-rc.d"
 
 say "booting it"
-# Masked: what would touch the network and the disk that it shares with this machine, or leave traces that an instance
-# makes itself.
+# Masked: units that would change the network and the disk, which it shares with this machine, or leave traces that an
+# instance creates itself.
 masked=()
 for unit in systemd-networkd.service systemd-networkd.socket systemd-resolved.service systemd-timesyncd.service \
   cloud-init-local.service cloud-init.service cloud-init-main.service cloud-init-network.service cloud-config.service \
@@ -113,7 +113,7 @@ for unit in systemd-networkd.service systemd-networkd.socket systemd-resolved.se
   systemd-journal-catalog-update.service systemd-hwdb-update.service systemd-tmpfiles-clean.timer; do
   masked+=("systemd.mask=$unit")
 done
-# UNIFIED_CGROUP_HIERARCHY: systemd 257 knows no other, whatever this machine has.
+# UNIFIED_CGROUP_HIERARCHY: systemd 257 supports no other, whatever this machine has.
 (
   echo "$BASHPID" >"$group/machine/cgroup.procs"
   UNIFIED_CGROUP_HIERARCHY=yes exec setsid systemd-nspawn --quiet --register=no --keep-unit \
@@ -172,7 +172,7 @@ packer_pid=''
 
 say "powering it off"
 stop_machine
-# What the last boot left after clean-image.sh was done.
+# Leftovers of the last boot after clean-image.sh was done.
 rm -rf "$root"/var/log/journal/* "$root"/var/tmp/* "$root"/var/lib/systemd/{timers,linger,random-seed}
 SOURCE_DATE_EPOCH=$(sed -n 's/^ "committed_at": \([0-9]*\),/\1/p' "$work/output/manifest.json")
 export SOURCE_DATE_EPOCH

@@ -41,7 +41,7 @@ with tempfile.NamedTemporaryFile("w", suffix=".json") as images:
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="salebell-images")
-    # The images are read when EC2 is asked for the first time.
+    # The images are read at the first request to EC2.
     for region in ("eu-central-1", "eu-west-1"):
         boto3.client("ec2", endpoint_url=endpoint, region_name=region).describe_images(Owners=["136693071363"])
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests/clients"))

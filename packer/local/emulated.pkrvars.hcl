@@ -1,4 +1,4 @@
-# What `make bake-local` asks the emulated EC2 for, so that copies, sharing and keys are gone through.
+# What `make bake-local` requests from the emulated EC2, so copies, sharing and keys are exercised too.
 region              = "eu-central-1"
 copy_to_regions     = ["eu-west-1"]
 share_with_accounts = ["123456789012"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# remove-folder.sh FOLDER: removes a folder of a bake, which may hold a root file system with files of many users, and
-# ends what still runs in it: bake.sh has it all in a control group that is named for the folder.
+# remove-folder.sh FOLDER: removes a folder of a bake, which may contain a root file system with files of many users,
+# and ends what still runs in it: bake.sh keeps all its processes in a control group named after the folder.
 set -euo pipefail
 folder=$1
 [ -e "$folder" ] || exit 0

@@ -16,13 +16,13 @@ if ! [ -e /tmp/salebell-bake/contents/manifest.json ]; then
   exit 1
 fi
 
-# The manifest first: it is part of what is tidied.
+# The manifest first: the cleanup removes its folder.
 contents=/tmp/salebell-bake/contents
 install -d -m 0755 /usr/share/salebell
 install -m 0444 "$contents"/{manifest.json,sbom.cdx.json,packages.tsv,files.sha256} /usr/share/salebell/
 
-# The session that runs this outlives its server: Debian's unit ends the main process alone. sudo asks for a root
-# password before it goes; nobody needs one here.
+# The session that runs this script outlives its server, because Debian's unit ends only the main process. Removing sudo
+# normally requires a root password, which is pointless here.
 rm -f /usr/sbin/policy-rc.d /etc/ssh/sshd_config.d/* /etc/sudoers.d/*
 if ! log=$(SUDO_FORCE_REMOVE=yes apt-get -qq -o Dpkg::Use-Pty=0 purge --auto-remove -y "${carriers[@]}" 2>&1); then
   printf '%s\n' "$log" >&2
@@ -32,12 +32,12 @@ userdel --force --remove admin 2>/dev/null || ! id admin 2>/dev/null
 rm -rf /etc/ssh /etc/sudoers*
 find /home /root -mindepth 1 -delete
 
-# What reads well and serves nobody on a server. Licences stay.
+# Documentation, which is useless on a server. Licences stay.
 find /usr/share/doc -mindepth 1 \( -type f -o -type l \) -not -name copyright -delete
 find /usr/share/doc -mindepth 1 -depth -type d -empty -delete
 rm -rf /usr/share/{man,info,locale,lintian,bug,doc-base,pixmaps,applications,bash-completion,zsh}
 
-# What the tools of Debian's packages have left of themselves when they ran: Python does not write it the same each time.
+# Caches that Debian's package tools wrote when they ran: Python does not write them identically each time.
 rm -rf /usr/share/python3/debpython/__pycache__
 
 # apt and dpkg: no lists, no caches, no history, no settings of the bake.
@@ -45,7 +45,8 @@ apt-get clean
 rm -rf /var/lib/apt/lists/* /var/lib/apt/{periodic,extended_states}* /var/backups/*
 rm -f /etc/{dpkg/dpkg.cfg.d,apt/apt.conf.d}/*mmdebstrap* /var/lib/dpkg/{*-old,lock*,triggers/Lock} /etc/.pwd.lock
 
-# What an instance makes for itself: its id, its randomness, its name, what cloud-init remembers, stamps and clocks.
+# State that each instance creates for itself: its id, its random seed, its name, cloud-init's records, stamps and
+# clocks.
 rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces*
 rm -rf /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump}
 rm -rf /var/lib/amazon/* /opt/aws/amazon-cloudwatch-agent/{logs,var}/*
@@ -53,10 +54,10 @@ rm -f /etc/machine-info /var/lib/dbus/machine-id /etc/hostname /etc/{passwd,shad
 : >/etc/machine-id
 ln -sfn ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >/etc/hosts
-# The day of the last change of a password that does not exist.
+# The date of the last change of a password that does not exist.
 sed -i -E 's/^([^:]*:[^:]*:)[0-9]*:/\1:/' /etc/shadow
 
-# Logs: the journal goes on in memory until the machine is off.
+# Logs: the journal continues in memory until the machine is off.
 journalctl --quiet --relinquish-var 2>/dev/null || true
 find /var/log -mindepth 1 -not -type d -delete
 rm -rf /var/log/journal/* /var/tmp/*
@@ -64,7 +65,7 @@ find /usr /etc \( -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.ucf-*' \
 ldconfig
 rm -rf /var/cache/*
 
-# Caches below /etc and /var are as new as /usr: no instance has to make them again when it boots.
+# Marks the caches below /etc and /var as up to date with /usr: no instance has to rebuild them when it boots.
 : >/etc/.updated
 : >/var/.updated
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In the image, on AWS alone: the agents of Systems Manager (the audited shell) and CloudWatch (logs and metrics), in the
+# In the image, only on AWS: the agents of Systems Manager (the audited shell) and CloudWatch (logs and metrics), in the
 # pinned version and with the signature of the pinned key.
 set -euo pipefail
 stage=/tmp/salebell-bake
@@ -48,6 +48,6 @@ install_agent() {
 
 install_agent amazon-ssm-agent "$SSM_AGENT_URL" "$SSM_AGENT_VERSION" "$SSM_AGENT_KEY_FINGERPRINT"
 install_agent amazon-cloudwatch-agent "$CLOUDWATCH_AGENT_URL" "$CLOUDWATCH_AGENT_VERSION" "$CLOUDWATCH_AGENT_KEY_FINGERPRINT"
-# Their packages start them. What they learn here about themselves must be in no image: clean-image.sh removes it.
+# Their packages start them. No image may contain what they learn about themselves here: clean-image.sh removes it.
 systemctl stop amazon-ssm-agent.service amazon-cloudwatch-agent.service 2>/dev/null || true
 apt-get -qq autoremove --purge -y gpg gpg-agent >/dev/null

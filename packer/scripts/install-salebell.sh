@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# In the image: the binary, our units and settings from the stage to their places.
+# In the image: copies the binary, the units and the settings from the stage to their places.
 set -euo pipefail
 stage=/tmp/salebell-bake
-cd "$stage" # which only a machine has that an image is baked on
+cd "$stage" # exists only on a machine on which an image is baked
 
 install -o root -g root -m 0755 "$stage/salebell" /usr/bin/salebell
 /usr/bin/salebell --version
 
-# copy FOLDER PLACE [MODE]: the files of systemd/FOLDER. One that is missing or empty ends the bake: an image without it
-# would boot and not work.
+# copy FOLDER PLACE [MODE]: copies the files of systemd/FOLDER. A missing or empty folder ends the bake: an image
+# without it would boot but not work.
 copy() {
   local from=$stage/systemd/$1 files
   mapfile -t files < <(find "$from" -type f -printf '%P\n' 2>/dev/null | LC_ALL=C sort)
@@ -22,7 +22,7 @@ copy() {
   echo "$2: ${#files[@]} files"
 }
 
-# Settings of cloud-init that the base has and no package: its user, its network.
+# Settings of cloud-init that belong to the base and to no package: its user, its network.
 comm -23 <(find /etc/cloud/cloud.cfg.d -type f | LC_ALL=C sort) <(cat /var/lib/dpkg/info/cloud-init.* | LC_ALL=C sort) |
   xargs -r -d '\n' rm -v
 
@@ -36,16 +36,16 @@ copy cloud /etc/cloud/cloud.cfg.d
 copy salebell /usr/lib/salebell
 copy checks /usr/lib/salebell 0755
 
-# Amazon's authorities alone, for EFS: what vouches for the rest of the world does not vouch for it.
+# Only Amazon's authorities, for EFS: an authority for the rest of the web must not vouch for it.
 mozilla=/usr/share/ca-certificates/mozilla
 install -d /etc/salebell
 cat "$mozilla"/Amazon_Root_CA_{1,2,3,4}.crt "$mozilla/Starfield_Services_Root_Certificate_Authority_-_G2.crt" |
   install -o root -g root -m 0644 /dev/stdin /etc/salebell/efs.pem
 
-# Static users get their numbers now, so that they are the same on every instance.
+# Static users get their numbers now, so the numbers are the same on every instance.
 systemd-sysusers
 
-# What the image needs as a machine, whatever runs on it.
+# Configuration of the image as a machine, independent of what runs on it.
 cd "$stage/files"
 find . -type f -printf '%P\n' | while read -r file; do
   install -D -o root -g root -m 0644 "$file" "/$file"

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# validate-image.sh ROOT: whether the image at ROOT (/ in the image itself) is what clean-image.sh promises: complete,
-# without a way in, without anything that all instances would share. Tells every problem, and fails when there is one.
+# validate-image.sh ROOT: checks that the image at ROOT (/ in the image itself) is what clean-image.sh promises:
+# complete, without a way in, without anything that all instances would share. Prints every problem, and fails if there
+# is one.
 set -uo pipefail
 root=${1:?the root of the image}
 root=${root%/}
 export LC_ALL=C
 most_megabytes=500
-# The agents take as much again, on AWS, where nobody waits for a download.
+# The agents double the limit; they are on AWS only, where the size delays no download.
 [ ! -e "$root/usr/bin/amazon-ssm-agent" ] || most_megabytes=1500
-# A file, because problems are found in pipelines too, where a variable would be lost.
+# A file, because problems are also found in pipelines, where a variable would be lost.
 problems=$(mktemp)
 trap 'rm -f "$problems"' EXIT
 
 problem() {
   echo "$*" >>"$problems"
 }
-# none WHAT: complains when there is something on standard input, and shows the first of it.
+# none WHAT: reports a problem if there is anything on standard input, and shows the beginning of it.
 none() {
   local found
   found=$(sed "s#^$root##" | sort | head -n 5 | paste -sd ' ')
@@ -53,7 +54,8 @@ sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --qu
 [ "$(grep -c '^-----END CERTIFICATE-----$' "$root/etc/salebell/efs.pem" 2>/dev/null)" -eq 5 ] 2>/dev/null ||
   problem "/etc/salebell/efs.pem has not Amazon's five authorities"
 in_root /usr/bin/stunnel -version >/dev/null 2>&1 || problem "/usr/bin/stunnel does not run here"
-# What the boot loader takes, and what they need for EC2's disks and network: in the kernel, a module, or in the initrd.
+# The files that the boot loader needs, and the drivers for EC2's disks and network: in the kernel, as a module, or in
+# the initrd.
 for release in "$root"/usr/lib/modules/*; do
   release=${release##*/}
   [ -s "$root/boot/vmlinuz-$release" ] || problem "no kernel in /boot: vmlinuz-$release"
@@ -71,7 +73,7 @@ for release in "$root"/usr/lib/modules/*; do
 done
 awk '$1 ~ /^(PARTUUID|UUID|LABEL)=/ && $2 == "/" && $3 == "ext4" && $4 ~ /(^|,)rw(,|$)/ && $4 ~ /x-systemd.growfs/ { found = 1 }
   END { exit !found }' "$root/etc/fstab" || problem "/etc/fstab has no root file system that is ext4, rw and grows"
-# In 512 bytes and of each inode once. `du -x` leaves files of an overlay out.
+# Sum of blocks of 512 bytes, counting each inode once. `du -x` omits files of an overlay.
 size=$(files -type f -printf '%D:%i %b\n' | sort -u | awk '{ blocks += $2 } END { printf "%d", blocks / 2048 + 0.5 }')
 [ "$size" -lt "$most_megabytes" ] || problem "$size MB, more than $most_megabytes"
 

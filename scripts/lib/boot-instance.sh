@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# boot-instance.sh FOLDER IMAGE ADDRESS: boots an instance under systemd-nspawn and becomes its console. IMAGE is a folder
-# of `make bake-local`. Whatever the instance changes is in FOLDER, from which it boots again; what lies in FOLDER/etc
-# before the first boot goes over its /etc.
+# boot-instance.sh FOLDER IMAGE ADDRESS: boots an instance under systemd-nspawn and becomes its console. IMAGE is a
+# folder of `make bake-local`. All changes of the instance are kept in FOLDER, from which it can boot again; files in
+# FOLDER/etc before the first boot are copied over its /etc.
 #
 # It has a network namespace of its own, and in it eth0 with ADDRESS (10.77.0.11). Runs as root in a network namespace
-# that holds the bridge "instances" with 10.77.0.1/24, and on it 169.254.169.254 with the metadata: the caller's work.
+# that the caller provides: with the bridge "instances" that has 10.77.0.1/24, and on it 169.254.169.254 with the
+# metadata service.
 #
-# It ends when the machine is off. SIGTERM and Ctrl-C switch it off the orderly way, the end of standard input at once.
-# Nothing of it is left: its mounts and its network die with its processes. FOLDER/init has the process id of its
-# systemd, for `nsenter -t $(cat FOLDER/init) -a`.
+# It ends when the machine is off. SIGTERM and Ctrl-C shut the machine down in an orderly way, the end of standard input
+# cuts its power. It leaves nothing behind: its mounts and its network end with its processes. FOLDER/init contains the
+# process id of its systemd, for `nsenter -t $(cat FOLDER/init) -a`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -29,10 +30,10 @@ if ! [ -d "$image/root" ]; then
   echo "$image is no image: it has no root file system. 'make bake-local' makes one, and prints its folder" >&2
   exit 1
 fi
-# So that scripts/bake-image.sh keeps it.
+# Marks the image as used, so scripts/bake-image.sh keeps it.
 touch --no-create "$image/complete"
 
-# In a mount namespace of its own, so that mounts and named network namespaces end with it.
+# In a mount namespace, so mounts and named network namespaces end with it.
 if [ "${SALEBELL_BOOT_INSIDE:-}" != yes ]; then
   SALEBELL_BOOT_INSIDE=yes exec unshare --mount --propagation private "$0" "$@"
 fi
@@ -44,9 +45,9 @@ if ! [ -e "$folder/changed" ]; then
   if [ -d "$folder/etc" ]; then
     cp -r "$folder/etc/." "$root/etc/"
   fi
-  # It has no disk of its own to check, to mount anew or to let grow.
+  # The instance has no disk of its own to check, remount or grow.
   : >"$root/etc/fstab"
-  # The network is set from outside, and so is the resolver.
+  # The network and the resolver are configured from outside.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
@@ -59,7 +60,7 @@ fi
 . scripts/lib/control-groups.sh
 groups=$(control_groups)
 group=$groups/salebell-instance-$$
-# What those left that were killed.
+# Leftovers of instances that were killed.
 for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-instance-*; do
   if [ -d "$old" ] && ! [ -d "/proc/${old##*-}" ]; then
     remove_group "$old"
@@ -67,7 +68,7 @@ for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-
 done
 mkdir "$group"
 
-# Named for this process: the veth's end in the caller's namespace must be no other's.
+# Named for this process: the veth's end in the caller's namespace needs a unique name.
 network=instance$$
 mkdir -p /run/netns
 mount -t tmpfs tmpfs /run/netns
@@ -79,8 +80,8 @@ ip -n "$network" address add "$address/24" dev eth0
 ip -n "$network" link set eth0 up
 ip -n "$network" route add default via 10.77.0.1
 
-# pdeathsig: also when this script is killed the hard way.
-# UNIFIED_CGROUP_HIERARCHY: systemd 257 knows no other, whatever this machine has.
+# pdeathsig: the machine also ends if this script is killed with SIGKILL.
+# UNIFIED_CGROUP_HIERARCHY: systemd 257 supports no other, whatever this machine has.
 (
   echo "$BASHPID" >"$group/cgroup.procs"
   UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
@@ -91,7 +92,7 @@ ip -n "$network" route add default via 10.77.0.1
 machine=$!
 trap 'kill -TERM $machine 2>/dev/null || true' INT TERM
 
-# The machine's systemd is the one below us that has number 1 where it lives.
+# The machine's systemd is the descendant that has process id 1 in its own namespace.
 find_init() {
   local pid children
   read -r -a children <"/proc/$machine/task/$machine/children" || true
@@ -110,16 +111,16 @@ find_init() {
     sleep 0.05
   done
 ) &
-# Whoever called us is gone.
+# The caller is gone.
 (
   while read -r _; do :; done
   kill -KILL "$machine" 2>/dev/null || true
 ) <&0 &
 watcher=$!
 
-# Who called us may hear nothing any more; what follows is done all the same.
+# The caller may no longer read the output; the cleanup below runs nevertheless.
 trap '' PIPE
-# A signal ends a wait, and not what is waited for.
+# A signal interrupts `wait`, but not the process that it waits for.
 status=0
 while kill -0 "$machine" 2>/dev/null; do
   status=0

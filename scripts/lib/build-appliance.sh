@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build-appliance.sh: builds the release binary of the machine image and the packages, which has no `salebell dev`, and prints
-# its path.
+# build-appliance.sh: builds the release binary of the machine image and the packages, without `salebell dev`, and
+# prints its path.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cargo build --locked --release --no-default-features --bin salebell >&2

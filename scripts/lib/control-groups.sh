@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced. Control groups of our own for what boots a systemd: it takes the one that it finds itself in for the root of all,
-# and whatever is started in one can be ended with it, to the last process.
+# Sourced. Separate control groups for programs that boot a systemd: it treats its own control group as the root of all,
+# and everything started in a group can be ended with it, to the last process.
 
-# Prints where control groups of version 2 are mounted; fails where there are none.
+# Prints where control groups of version 2 are mounted; fails if they are not.
 control_groups() {
   awk '$3 == "cgroup2" { print $2; found = 1; exit } END { exit !found }' /proc/mounts || {
     echo "control groups of version 2 (cgroup2) are needed, and none are mounted here" >&2
@@ -10,7 +10,7 @@ control_groups() {
   }
 }
 
-# remove_group GROUP: ends what is in a control group, and removes it.
+# remove_group GROUP: ends the processes in a control group, and removes it.
 remove_group() {
   local try
   for try in {1..50}; do

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by `make test`: finds out what this machine cannot do, and says at once what is left out for it.
-#   as_root      what stands before a command that is root's: nothing, or sudo
-#   left_out     why the parts that are root's are left out; empty where they are not
-#   of_root      the tests that are root's: those that boot instances or look into a process of ours, which hides its memory;
+# Sourced by `make test`: determines what this machine cannot do, and reports at once what is skipped because of it.
+#   as_root      prefix of a command that needs root: nothing, or sudo
+#   left_out     why the parts that need root are skipped; empty if they are not
+#   of_root      the tests that need root: those that boot instances or inspect a salebell process, which hides its memory;
 #                where a user may not mount (Ubuntu, a chroot, most containers), those that do
-# With SALEBELL_TEST_ALL=yes nothing is left out, and a machine that cannot do it fails here.
+# With SALEBELL_TEST_ALL=yes nothing is skipped, and a machine that lacks something fails here.
 
-# as_root_can COMMAND…: whether it succeeds as root.
+# as_root_can COMMAND…: whether the command succeeds as root.
 as_root_can() {
   "${as_root[@]}" "$@" >/dev/null 2>&1
 }

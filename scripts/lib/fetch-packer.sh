@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts a `packer` into ${XDG_CACHE_HOME:-~/.cache}/salebell/tools/bin where the machine has none: the one of Debian 12, a
-# single program that needs the C library alone. Debian 13 left Packer out, but has the same mirror and the same keys.
+# Installs `packer` into ${XDG_CACHE_HOME:-~/.cache}/salebell/tools/bin if the machine has none: that of Debian 12, a
+# single program that only needs the C library. Debian 13 has dropped Packer, but uses the same mirror and the same
+# keys.
 set -euo pipefail
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/tools
 if command -v packer >/dev/null 2>&1 || [ -x "$tools/bin/packer" ]; then

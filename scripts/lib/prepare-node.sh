@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# prepare-node.sh [PACKAGE.JSON]: prints the folder of the Node packages of that file, for NODE_PATH; without it those of
-# tests/clients/package.json. As prepare-python.sh has it: below ${XDG_CACHE_HOME:-~/.cache}/salebell, made once for each
-# list of packages, gone a month after nobody asked for it.
+# prepare-node.sh [PACKAGE.JSON]: prints the folder of the Node packages of that file, for NODE_PATH; the default is
+# tests/clients/package.json. Like those of prepare-python.sh, the folder is below ${XDG_CACHE_HOME:-~/.cache}/salebell,
+# is made once for each list of packages, and is removed after a month without use.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 wanted=${1:-tests/clients/package.json}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/nodes
 folder=$cache/$(sha256sum "$wanted" | cut -c -12)
 mkdir -p "$cache"
-# Two at once: the second one waits, and finds it.
+# Of two concurrent runs, the second waits and then finds the folder.
 exec 9>"$folder.lock"
 flock 9
 if ! [ -e "$folder/complete" ]; then

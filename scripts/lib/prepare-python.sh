@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Prints the folder of a Python that has the packages of a list ($1, tests/clients/requirements.txt without one):
-# bin/python is in it. It is below ${XDG_CACHE_HOME:-~/.cache}/salebell and made once for each list of packages, so that
-# checkouts with different ones do not take it away from each other. One that nobody has asked for in a month goes.
+# Prints the folder of a Python environment with the packages of a list ($1, default tests/clients/requirements.txt),
+# which contains bin/python. It is below ${XDG_CACHE_HOME:-~/.cache}/salebell and made once for each list of packages,
+# so checkouts with different lists do not conflict. A folder is removed after a month without use.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 wanted=${1:-tests/clients/requirements.txt}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/pythons
-# Programs in it know where it is, and which Python of the machine it was made with.
+# Its programs contain its path and the Python of the machine with which it was made.
 folder=$cache/$({ python3 --version && cat "$wanted"; } | sha256sum | cut -c -12)
 mkdir -p "$cache"
-# Two at once: the second one waits, and finds it.
+# Of two concurrent runs, the second waits and then finds the folder.
 exec 9>"$folder.lock"
 flock 9
 if ! [ -e "$folder/complete" ]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
-# a mail server, what checks the stacks, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
-# ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
+# Fetches what the tests need beyond apt packages: widely used clients from npm and PyPI, an S3, a mail server, the
+# checkers of the stacks, Packer, sqlx-cli, clippy and rustfmt. All of it is installed outside the clone, under
+# ${XDG_CACHE_HOME:-~/.cache}/salebell, and kept if the right version is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib/require-rust.sh
@@ -19,7 +19,7 @@ scripts/lib/prepare-node.sh tests/stacks/package.json >/dev/null
 sqlx_version=0.9.0
 if ! { cargo sqlx --version || "$cache/tools/bin/cargo-sqlx" sqlx --version; } 2>/dev/null | grep -qF "$sqlx_version"; then
   echo "==> building sqlx-cli $sqlx_version"
-  # A debug build: it runs for seconds, the compiler would for minutes.
+  # A debug build: it runs for seconds, while an optimized build would take minutes.
   cargo install --quiet --locked --debug --root "$cache/tools" --target-dir "$cache/sqlx-cli-build" \
     --no-default-features --features postgres,rustls --version "$sqlx_version" sqlx-cli
   rm -rf "$cache/sqlx-cli-build"

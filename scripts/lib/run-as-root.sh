@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run-as-root.sh PROGRAM [ARGUMENT…]: runs a program of tests as root, who boots instances, with the settings of tests. By
-# sudo where need be: cargo stays the user's own.
+# run-as-root.sh PROGRAM [ARGUMENT…]: runs a test program as root, which can boot instances, with the settings of tests.
+# Uses sudo if necessary, so cargo itself runs as the user.
 set -euo pipefail
 if [ "$(id -u)" -eq 0 ]; then
   exec "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check, the quick ones first. Wants what prepare-tests.sh fetches and the server of with-postgres.sh.
+# Every check, the quick ones first. Needs what prepare-tests.sh fetches, and the server of with-postgres.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib/require-rust.sh
@@ -11,17 +11,17 @@ export PATH=$PATH:$cache/tools/bin
 SALEBELL_TEST_PYTHON=$(scripts/lib/prepare-python.sh)/bin/python
 SALEBELL_TEST_NODE_PATH=$(scripts/lib/prepare-node.sh)
 export SALEBELL_TEST_PYTHON SALEBELL_TEST_NODE_PATH
-# For the S3 of the tests, which believes everybody; yours are not used.
+# For the S3 of the tests, which accepts any credentials; the user's own are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
 
-# Where tests/clients/recorder.py writes down what the product calls on AWS.
+# Where tests/clients/recorder.py records the product's calls to AWS.
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 SALEBELL_TEST_CALLS=$(realpath "${CARGO_TARGET_DIR:-target}")/calls-of-aws.txt
 export SALEBELL_TEST_CALLS
 : >"$SALEBELL_TEST_CALLS"
 
-# What describe-machine.sh has found out.
+# Results of describe-machine.sh.
 left_out=${SALEBELL_TEST_LEFT_OUT:-}
 
 step() {
@@ -39,15 +39,16 @@ if [ "$*" = stacks ]; then
   exit
 fi
 if [ $# -eq 0 ] && [ -z "$left_out" ] && [ "$(id -u)" -eq 0 ]; then
-  # It waits for the network, we for the compiler. A user has it made when its turn comes, and sudo may ask then.
+  # It waits for the network while this script compiles. For an unprivileged user it is made when its turn comes,
+  # because sudo may ask for a password then.
   setsid scripts/lib/run-in-debian.sh prepare &
   preparing=$!
   trap 'kill -- "-$preparing" 2>/dev/null || true' EXIT
 fi
 step cargo clippy --locked --all-targets -- -D warnings
-# No part of all targets: `cargo test` is not to run it.
+# Not part of all targets, because `cargo test` must not run it.
 step cargo clippy --locked --test rehearse -- -D warnings
-# As the image and the packages have it.
+# As in the image and the packages.
 step cargo clippy --locked --no-default-features -- -D warnings
 
 echo "==> cargo sqlx prepare --check"
@@ -59,7 +60,8 @@ echo "==> cargo sqlx prepare --check"
   cargo sqlx prepare --check -- --all-targets
 )
 
-# The tests that boot instances (tests/it/instance/appliance.rs) want the image; who asks for others does not wait for it.
+# The tests that boot instances (tests/it/instance/appliance.rs) need the image; a run of other tests does not wait for
+# it.
 image=
 case "$*:$left_out" in
   : | *appliance*:)
@@ -78,13 +80,13 @@ if [ $# -eq 0 ]; then
   step scripts/check-stacks.sh
 fi
 
-# Most tests wait for something most of the time: one more at once than there are cores.
+# Most tests are idle most of the time: run one more at once than there are cores.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
-# Tests that measure time: afterwards, and nothing beside them.
+# Tests that measure time run afterwards, alone.
 measured=process::processor_time::
 
-# A user has by sudo what is root's (describe-machine.sh), and the rest by cargo.
+# For an unprivileged user, tests that need root run with sudo (describe-machine.sh), and the others with cargo.
 read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
 if [ $# -gt 0 ]; then
   if [ -n "$image" ] && [ "$(id -u)" -ne 0 ]; then

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# run-in-debian.sh prepare | root | run PROGRAM [ARGUMENT…]: runs a program of tests in a bare root file system of the Debian that
-# the image is made of, on its OpenSSL, curl, PostgreSQL, Node and systemd, whatever this machine has. `prepare` makes the
-# root, once for each list of packages and month, and is all that takes time; `root` prints its folder too. Wants root, or sudo.
+# run-in-debian.sh prepare | root | run PROGRAM [ARGUMENT…]: runs a test program in a bare root file system of the
+# Debian release that the image is made of, with its OpenSSL, curl, PostgreSQL, Node and systemd, whatever this machine
+# has. `prepare` makes the root, once for each list of packages and month, and is the only slow step; `root` also prints
+# its folder. Needs root, or sudo.
 #   SALEBELL_TEST_NODE_PATH  the folder of the Node clients
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/lib/system-programs.sh
 . scripts/lib/system-programs.sh
-# What the tests call, and what they want of a machine; lintian and systemd's D-Bus are for tests/package.
+# Programs that the tests call, and what they need of a machine; lintian and systemd's D-Bus are for tests/package.
 packages=(ca-certificates curl dbus lintian nodejs openssl postgresql python3 systemd)
 
 do=${1:?prepare, root or run}
@@ -22,7 +23,7 @@ key=$(printf '%s\n' "$release" "$(date +%Y-%m)" "${packages[@]}" | sha256sum | c
 root=$cache/roots/$release-$key
 
 mkdir -p "$cache/roots"
-# Two at once: the second one waits, and finds it.
+# Of two concurrent runs, the second waits and then finds the root.
 exec 9>"$root.lock"
 flock 9
 if ! [ -e "$root/complete" ]; then
@@ -30,7 +31,7 @@ if ! [ -e "$root/complete" ]; then
   find "$cache/roots" -mindepth 1 -maxdepth 1 -mtime +31 -exec rm -rf --one-file-system {} +
   rm -rf --one-file-system "$root"
   mkdir "$root"
-  # Nothing in it starts by itself, and no cluster of PostgreSQL is made. Nobody reads its manuals.
+  # No service in it starts by itself, and no PostgreSQL cluster is made. Manuals are left out.
   # shellcheck disable=SC2016 # the shell of mmdebstrap expands it
   mmdebstrap --quiet --mode=root --variant=apt --include="$(IFS=, && echo "${packages[*]}")" \
     --aptopt='APT::Install-Recommends "false"' --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -50,7 +51,7 @@ case $do in
     ;;
 esac
 
-# In namespaces of its own: mounts and processes end with it.
+# In namespaces of its own, with which mounts and processes end.
 if [ "${SALEBELL_RUN_INSIDE:-}" != yes ]; then
   folder=$(mktemp -d)
   trap 'rm -rf --one-file-system "$folder"' EXIT
@@ -61,7 +62,7 @@ fi
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 mount -t overlay overlay -o "lowerdir=$root/root,upperdir=/mnt/upper,workdir=/mnt/work" /mnt/root
-# show FOLDER: has it there, where it is here.
+# show FOLDER: mounts it at the same path in the root.
 show() {
   mkdir -p "/mnt/root$1"
   mount --rbind "$1" "/mnt/root$1"
@@ -75,7 +76,7 @@ mount --bind "$SALEBELL_RUN_FOLDER" /mnt/root/tmp
 echo '127.0.0.1 localhost' >/mnt/root/etc/hosts
 program=$(realpath "$1")
 shift
-# <target>/debug/deps/it-…: the program of ours, and the folder for what the tests write, are beside it.
+# <target>/debug/deps/it-…: the salebell binary, and the folder for the files that tests write, are beside it.
 for folder in "$PWD" "$(dirname "$(dirname "$(dirname "$program")")")" "${SALEBELL_TEST_NODE_PATH:+$(dirname "$SALEBELL_TEST_NODE_PATH")}"; do
   [ -z "$folder" ] || show "$folder"
 done

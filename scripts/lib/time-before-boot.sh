@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Prints when the commit was made, in seconds since 1970, or a day before this machine was booted, whichever is earlier. To
-# a newcomer every commit is older than the boot; to those who work on it none is, and to a build server hardly any.
+# Prints the time of the commit in seconds since 1970, or that of a day before this machine was booted, whichever is
+# earlier. For a newcomer every commit is older than the boot; for a developer none is, and for a build server hardly
+# any.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 committed_at=$(git log -1 --format=%ct)

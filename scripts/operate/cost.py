@@ -1,5 +1,5 @@
 """Computes what an environment costs in a month, from cloudformation/prices.toml, the templates and the parameter files, and
-writes the tables of docs/reference/cost.md. Asks nobody: prices are those of that file."""
+writes the tables of docs/reference/cost.md. Works offline: the prices are those of that file."""
 
 import sys
 import tomllib
@@ -24,7 +24,7 @@ def zones(network):
 
 
 def alarms(stacks):
-    """Metrics that alarms look at, those of a formula each, with the two alarms that each policy of scaling makes."""
+    """Number of metrics in alarms, counting each one of a formula, with the two alarms that each scaling policy makes."""
     count = 0
     for stack in stacks.values():
         for alarm in stack.of("AWS::CloudWatch::Alarm"):
@@ -47,7 +47,7 @@ def estimate(environment, changed=None):
     volume = template["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
     databases = len(data.of("AWS::RDS::DBInstance"))
     at_rest = max(float(data.parameters["MinCapacity"]), use["database-capacity-awake"])
-    # One address of the balancer, and one of the NAT, in each of their zones.
+    # One address for the balancer, and one for the NAT, in each of their zones.
     nat_zones = {"regional": zones(network), "single": 1, "none": 0}[network.parameters["NatMode"]]
     endpoints = sum(one.get("VpcEndpointType") == "Interface" for one in network.of("AWS::EC2::VPCEndpoint")) * zones(network)
     monitored = 7 * template["Monitoring"]["Enabled"]  # metrics by the minute, which are paid for like ours
@@ -74,7 +74,7 @@ def estimate(environment, changed=None):
         ("alarms, dashboard", f"{count(stacks, 'AWS::CloudWatch::Alarm')} alarms, most of one metric", [
             ("alarm", alarms(stacks)), ("alarm-composite", count(stacks, "AWS::CloudWatch::CompositeAlarm")),
             ("dashboard", count(stacks, "AWS::CloudWatch::Dashboard"))]),
-        # Kept for 90 days, at a fifth of its size; some half, all but the metrics, is passed on to the archive.
+        # Kept for 90 days, at a fifth of the size; about half, everything but the metrics, is passed on to the archive.
         ("logs", f"{use['log-gb']} GB", [("log", use["log-gb"]), ("log-kept", use["log-gb"] * 3 / 5), ("firehose", use["log-gb"] / 2)]),
         ("keys, records, files", f"Config {' and '.join(recorders) or 'off'}; {use['files-gb']} GB of files", [
             ("key", count(stacks, "AWS::KMS::Key")), ("key-requests", use["key-requests-millions"]),
@@ -103,14 +103,14 @@ def total(environment, changed=None):
 
 
 def budget(environment):
-    """What the account may cost in a month, and the share of it in percent at which AWS tells so."""
+    """The account's monthly budget, and the share of it in percent at which AWS sends a notification."""
     foundation = deployed.stacks(environment)["foundation"]
     told = [one["Notification"] for one in foundation.of("AWS::Budgets::Budget")[0]["NotificationsWithSubscribers"]]
     return float(foundation.parameters["BudgetDollars"]), min(one["Threshold"] for one in told if one["NotificationType"] == "ACTUAL")
 
 
 def too_low(environment):
-    """What is wrong with the budget of an environment: it must stay silent in a month as it was estimated."""
+    """Problems with the budget of an environment: it must stay silent in a month as estimated."""
     (allowed, percent), expected = budget(environment), total(environment)
     if expected > allowed * percent / 100:
         return f"{environment}: {expected:,.0f} $ are more than {percent} % of BudgetDollars, {allowed:,.0f} $: AWS would tell every month"

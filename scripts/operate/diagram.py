@@ -1,5 +1,5 @@
-"""Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and who gives it to
-whom, told by references alone. Asks nobody."""
+"""Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and which way
+it flows, derived from references alone. Works offline."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ import deployed
 import templates
 
 PAGE = templates.ROOT / "docs/reference/stacks.md"
-# What carries data, by type: what one of it is called, and how it is drawn.
+# Resource types that carry data: the noun for one of them, and its shape in the diagram.
 DRAWN = {
     "AWS::Route53::RecordSet": ("DNS", "([", "])"),
     "AWS::ElasticLoadBalancingV2::LoadBalancer": ("load balancer", "[", "]"),
@@ -36,9 +36,9 @@ DRAWN = {
     "AWS::CodePipeline::Pipeline": ("pipeline", "[[", "]]"),
     "AWS::CodeBuild::Project": ("build", "[", "]"),
 }
-# Not drawn, but gone through: what an instance may use is said by its role, where it sends all else by its subnet.
+# Not drawn but followed: the role of an instance names what it may use, and its subnet where all other traffic goes.
 THROUGH = {"AWS::EC2::LaunchTemplate", "AWS::IAM::InstanceProfile", "AWS::IAM::Role", "AWS::EC2::Subnet", "AWS::EC2::RouteTable"}
-# A way and no place: from what its first property names to what the second does.
+# A connection rather than a place: from what its first property names to what the second does.
 WAYS = {
     "AWS::SNS::Subscription": ("TopicArn", "Endpoint"),
     "AWS::Logs::SubscriptionFilter": ("LogGroupName", "DestinationArn"),
@@ -47,11 +47,11 @@ WAYS = {
     "AWS::EC2::SubnetRouteTableAssociation": ("SubnetId", "RouteTableId"),
     "AWS::EC2::Route": ("RouteTableId", "NatGatewayId"),
 }
-# Others give to what they name, but here data comes from it.
+# Data flows to most resources that a property names, but from those of these properties.
 FROM = {"LoadBalancerArn", "ListenerArn", "TargetGroupARNs", "LogGroupName"}
-# What an alarm looks at goes nowhere.
+# The subject of an alarm does not receive data.
 LEFT_OUT = {"Tags", "Dimensions", "Metrics", "EventPattern", "OKActions", "AssumeRolePolicyDocument", "SecurityGroups", "ServiceLinkedRoleARN"}
-# Drawn by their number alone, where they tell somebody.
+# Drawn only as a number, if they notify a topic.
 COUNTED = {"AWS::CloudWatch::Alarm", "AWS::Events::Rule"}
 
 
@@ -86,7 +86,7 @@ def named(node, stack, stacks):
 
 
 def references(stacks):
-    """Pairs of who gives and who takes."""
+    """Pairs of the source and the destination of data."""
     for stack, one in stacks.items():
         for name, resource in one.resources.items():
             properties, kind = resource.get("Properties", {}), resource["Type"]
@@ -100,7 +100,7 @@ def references(stacks):
 
 
 def edges(stacks, kinds):
-    """The same between what is drawn, through all that is gone through."""
+    """The same between drawn resources, across all that are only followed."""
     after = {}
     for begin, end in references(stacks):
         after.setdefault(begin, set()).add(end)

@@ -16,18 +16,18 @@ from cloud import FAILURES, Refusal, run, say
 from words import command, output, seconds
 
 GROUPS = {"access": "AccessLogGroup", "application": "ApplicationLogGroup", "system": "SystemLogGroup"}
-# Those of the journal (carry-logs.py), the worst first.
+# Levels of the journal (carry-logs.py), most severe first.
 LEVELS = ["emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"]
-# Kept by CloudWatch (foundation, RetentionInDays).
+# Days for which CloudWatch keeps logs (foundation, RetentionInDays).
 DAYS = 90
-# A call for each group every 3 s is a fifth of what an account may call. The agent brings lines up to 5 s late, and each
-# instance its own: so the last 20 s are asked for again, and what was shown is known by its id.
+# One call for each group every 3 s is a fifth of the account's quota. The agent delivers lines up to 5 s late, and each
+# instance separately: therefore the last 20 s are queried again, and lines already shown are recognized by their ids.
 PAUSE, LATE = 3, 20
 REMEMBERED = 50_000
 
 
 def pattern(options):
-    """What CloudWatch looks for; None: everything."""
+    """Filter pattern for CloudWatch; None: everything."""
     if options.request_id:
         return f'"{options.request_id}"'
     if options.level:
@@ -36,7 +36,8 @@ def pattern(options):
 
 
 def check(options):
-    # As the service takes them of a client (src/telemetry/trace_context.rs), and nothing that a pattern would read otherwise.
+    # The format that the service accepts from a client (src/telemetry/trace_context.rs), and nothing that has a meaning
+    # in a pattern.
     if options.request_id and not re.fullmatch(r"[0-9A-Za-z._:/+=-]{1,128}", options.request_id):
         raise Refusal(f"REQUEST_ID= is what the header x-request-id had, letters and digits, not {options.request_id!r}")
     if options.level and options.level not in LEVELS:
@@ -53,7 +54,7 @@ class Group:
         self.failed = None
 
     def lines(self, start, end):
-        """Lines as (milliseconds, id, group, stream, text), the oldest first. What goes wrong is kept in `failed`."""
+        """Lines as (milliseconds, id, group, stream, text), the oldest first. Errors are kept in `failed`."""
         wanted = {"logGroupName": self.name, "startTime": start, "endTime": end}
         if self.pattern:
             wanted["filterPattern"] = self.pattern
@@ -82,7 +83,7 @@ class Seen:
 
 
 def readable(line):
-    """A line for people: time, group, instance, level, who says it, what, and the fields that are left."""
+    """A line for people: time, group, instance, level, target, message, and the remaining fields."""
     return re.sub(r"[\t\n]", " ", told(line))
 
 
@@ -105,7 +106,7 @@ def told(line):
 
 
 def level_fits(options, text):
-    """The emulator of the tests takes every line for a match of a pattern of fields; AWS has left the others out already."""
+    """The emulator of the tests treats every line as a match of a pattern of fields; AWS has already omitted the others."""
     if not options.level or options.request_id:
         return True
     try:
@@ -142,7 +143,7 @@ def main(account, options):
 
 
 def follow(groups, start, once):
-    """Lines of all groups in the order of time; a group that cannot be read is told, and left out from then on."""
+    """Lines of all groups in the order of time; an unreadable group is reported, and left out from then on."""
     seen = Seen()
     for _ in itertools.count():
         end = int(time.time() * 1000)

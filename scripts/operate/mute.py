@@ -12,15 +12,16 @@ import time
 from cloud import Refusal, agree, pauses, run, say
 from words import command
 
-# A working morning. Whoever needs longer says so again: a mute that was forgotten is an outage that nobody hears of.
+# Most minutes of a mute: a working morning. Longer work has to repeat it, because a forgotten mute would hide an
+# outage.
 MOST = 240
-# What a rule of CloudWatch takes.
+# Most alarms in one CloudWatch rule.
 ALARMS_OF_A_RULE = 100
 UNHEARD = "What comes without an alarm is told all the same: a failed refresh, the database's events, shells, the budget."
 
 
 def alarms(account):
-    """Names of the alarms that tell a topic, and of all others: gates tell nobody, and what scales must go on to."""
+    """Names of the alarms that notify a topic, and of all others: gates notify nobody, and alarms that scale must continue to."""
     wanted = {"AlarmNamePrefix": account.prefix, "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
     telling, others = [], []
     for page in account.client("cloudwatch").get_paginator("describe_alarms").paginate(**wanted):
@@ -58,7 +59,7 @@ def remove(account, names):
 
 
 def put(account, names, start, minutes, why):
-    """Makes a rule for each hundred alarms, and takes away those of a mute before that are too many. Gives their names."""
+    """Makes a rule for each hundred alarms, and removes surplus ones of an earlier mute. Returns their names."""
     made = []
     for at in range(0, len(names), ALARMS_OF_A_RULE):
         schedule = {"Expression": f"at({start:%Y-%m-%dT%H:%M})", "Duration": f"PT{minutes}M", "Timezone": "UTC"}
@@ -67,7 +68,7 @@ def put(account, names, start, minutes, why):
             "Description": why,
             "Rule": {"Schedule": schedule},
             "MuteTargets": {"AlarmNames": names[at : at + ALARMS_OF_A_RULE]},
-            # A rule of one time ends by itself; this also ends it for whoever lists them.
+            # A one-time rule ends by itself; this also removes it from lists.
             "ExpireDate": start + datetime.timedelta(minutes=minutes),
         }
         say(command(account, "cloudwatch", "put-alarm-mute-rule", **{**rule, "ExpireDate": f"{rule['ExpireDate']:%FT%TZ}"}))
@@ -83,7 +84,7 @@ def begin(now):
 
 
 def wait(account, names, until):
-    """Until all rules are on. They begin with a full minute, since they know no seconds."""
+    """Waits until all rules are on. They begin with a full minute, because they have no seconds."""
     for _ in pauses():
         found = rules(account)
         if all(found.get(name, {}).get("Status") == "ACTIVE" for name in names):

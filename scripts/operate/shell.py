@@ -18,7 +18,7 @@ from cloud import FAILURES, Refusal, agree, outputs, run, say
 from words import ask, command, output
 
 PLUGIN = "session-manager-plugin"
-# Up to this one the plugin takes the session's token as an argument, where every user of the machine can read it.
+# Up to this version the plugin gets the session's token as an argument, which every user of the machine can read.
 TOO_OLD = (1, 2, 497, 0)
 TOKEN = "AWS_SSM_START_SESSION_RESPONSE"
 INSTALL = f"""\
@@ -63,7 +63,7 @@ def plugin():
 
 
 def instances(account):
-    """What runs in both groups, the oldest first: id, and a line for people."""
+    """Running instances of both groups, the oldest first: id, and a line for people."""
     service = account.stack(account.prefix + "service")
     names = [outputs(service)[kind] for kind in ("LiveGroup", "CanaryGroup") if kind in outputs(service)]
     if not names:
@@ -109,7 +109,7 @@ def choose(account, named):
 
 
 def second_factor(caller, person):
-    """What AssumeRole takes of a device; nothing where the session was opened with one."""
+    """The MFA arguments of AssumeRole; empty if the caller's session was opened with a device."""
     if ":user/" not in caller:
         raise Refusal(
             "the role wants a second factor (RequireMfa), and you come by a role, of which AWS tells nothing of the kind:\n"
@@ -143,14 +143,14 @@ def assume(account, person, wanted, factor):
 
 
 def talk(path, account, client, keys, parameters, response):
-    """Gives the terminal to the plugin until the shell ends. Ctrl-C, Ctrl-Z and Ctrl-\\ are the shell's."""
+    """Gives the terminal to the plugin until the shell ends. Ctrl-C, Ctrl-Z and Ctrl-\\ go to the shell."""
     token = {name: response[name] for name in ("SessionId", "TokenValue", "StreamUrl")}
-    # Nothing of the caller's own: it would be used where the role's were meant.
+    # Without the caller's own credentials, which could be used in place of the role's.
     own = {name: value for name, value in os.environ.items() if not name.endswith(("_PROFILE", "_SECURITY_TOKEN"))}
     role = {name.upper(): value for name, value in keys.items()}
     environment = {**own, **role, "AWS_REGION": account.region, TOKEN: json.dumps(token)}
     words = [path, TOKEN, account.region, "StartSession", "", json.dumps(parameters), client.meta.endpoint_url]
-    # A handler that does nothing, and not SIG_IGN, which the plugin would inherit.
+    # A handler that does nothing, instead of SIG_IGN, which the plugin would inherit.
     before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)}
     try:
         with subprocess.Popen(words, env=environment) as process:
@@ -195,7 +195,7 @@ def main(account, options):
         say(f"==> the session {response['SessionId']} is open; `exit` ends it")
         code = talk(path, account, client, keys, parameters, response)
     finally:
-        # Also one that the plugin has left behind, which would stand open until its time is over.
+        # Also ends a session that the plugin has left open, which would otherwise last until its time limit.
         say(command(account, "ssm", "terminate-session", sessionId=response["SessionId"]))
         try:
             client.terminate_session(SessionId=response["SessionId"])

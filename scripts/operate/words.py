@@ -1,4 +1,4 @@
-"""What the commands for people share: times, the `aws` command that makes the same call, and questions with more answers."""
+"""Shared parts of the commands for people: times, the `aws` command that makes the same call, and questions with more answers."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def command(account, service, operation, *words, **arguments):
 
 
 def seconds(text, name, most):
-    """Those of a span such as 90s, 15m, 2h or 7d."""
+    """Seconds of a duration such as 90s, 15m, 2h or 7d."""
     found = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text)
     if not found or not 0 < int(found[1]) * UNITS[found[2]] <= most * UNITS["d"]:
         raise Refusal(f"{name}= is a span such as 90s, 15m, 2h or 7d, of {most} days at the most, not {text!r}")
@@ -28,13 +28,13 @@ def seconds(text, name, most):
 
 
 def ask(question):
-    """What the operator types; empty where nobody is there."""
+    """The operator's input; empty without a terminal."""
     say(f"    {question}", "yellow")
     return sys.stdin.readline().strip()
 
 
 def output(account, stack, name):
-    """An output of a stack of the environment, which must stand."""
+    """An output of a stack of the environment, which must exist."""
     found = account.stack(account.prefix + stack)
     value = next((one["OutputValue"] for one in (found or {}).get("Outputs", []) if one["OutputKey"] == name), None)
     if value is None:

@@ -16,7 +16,7 @@ def look(account, name, template, from_file):
     full_name = account.prefix + name
     stack = account.stack(full_name)
     if not stack or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-        # A change set of what is not there leaves a stack behind, which not everybody may delete.
+        # A change set of a stack that does not exist leaves an empty stack, which not every role may delete.
         yield f"    + is made, with {len(template['Resources'])} resources or less"
         return
     if in_progress(stack):

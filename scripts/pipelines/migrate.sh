@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# migrate.sh IMAGE_NAME: migrates the database with the binary of an image, which lies beside the image's manifest in the folder
-# that this is started in. It runs in CodeBuild, with nothing but what Debian has (pipelines/migrate.yaml).
+# migrate.sh IMAGE_NAME: migrates the database with the binary of an image, which is beside the image's manifest in the
+# current folder. It runs in CodeBuild and needs only what Debian has (pipelines/migrate.yaml).
 set -euo pipefail
 name=$1
 if ! grep -Fqx " \"name\": \"$name\"," manifest.json; then

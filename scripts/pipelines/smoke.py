@@ -17,7 +17,7 @@ TITLE, STORE = "Salebell smoke test", "Salebell smoke test"
 
 
 class Client:
-    """curl. A request is a line that says how it went."""
+    """curl. Each request prints a line with its outcome."""
 
     def __init__(self, address, grpc, key):
         self.address, self.grpc, self.key, self.failed = address, grpc, key, 0
@@ -28,7 +28,7 @@ class Client:
             answer, headers = pathlib.Path(folder, "body"), pathlib.Path(folder, "headers")
             command = ["curl", "--silent", "--show-error", "--max-time", "10", "--output", answer, "--dump-header", headers]
             if header:
-                # Not on the command line, where everybody on the machine could read it.
+                # Not on the command line, where every user of the machine could read it.
                 command += ["--header", "@-"]
             ended = subprocess.run(
                 [*command, "--write-out", "%{http_code}", *words], input=(header or "").encode(), capture_output=True, check=False
@@ -62,7 +62,7 @@ class Client:
 
 
 def requests(client):
-    """What anybody may ask."""
+    """Requests that need no token."""
     client.expect("anybody sees deals", lambda status, _, body: status == 200 and b'"items"' in body, f"{client.address}/v1/deals?limit=1")
     client.expect("watches want a key", lambda status, _, body: status == 401 and b"/problems/" in body, f"{client.address}/v1/watches")
     if client.address.startswith("https://"):

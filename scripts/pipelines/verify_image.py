@@ -10,15 +10,15 @@ from templates import ROOT
 
 NAME = "salebell-tools-verify"
 TYPES = {"arm64": "t4g.small", "x86_64": "t3a.small"}
-# An instance boots in half a minute; its agent of Systems Manager takes as long again.
+# An instance boots in half a minute; its Systems Manager agent takes the same time again.
 ONLINE_S, CHECKS_S = 300, 240
-# /readyz alone needs a database. check-instance.sh knows how long a boot may take, and says how long this one has taken.
+# Only /readyz needs a database. check-instance.sh knows the limit of a boot, and prints the time of this one.
 COMMAND = """curl --silent --show-error --fail --insecure --max-time 5 --retry 30 --retry-delay 2 --retry-all-errors \
 https://127.0.0.1:8443/healthz && echo && /usr/lib/salebell/check-instance.sh $(/usr/lib/salebell/check-instance.sh --list | grep -vx ready)"""
 
 
 def clear(account):
-    """Ends what an earlier run has left, or another one is about."""
+    """Removes the remains of an earlier run, or of a concurrent one."""
     stack = account.stack(NAME)
     if stack and in_progress(stack):
         say(f"    {NAME} is in {stack['StackStatus']}, of an earlier run: waiting for it")
@@ -84,7 +84,7 @@ def check(account, instance):
         try:
             seen = ssm.get_command_invocation(**of)
         except exceptions.ClientError as error:
-            # A moment after it was sent, nobody knows of it.
+            # For a moment after it was sent, AWS does not know it.
             if error.response["Error"]["Code"] != "InvocationDoesNotExist":
                 raise
         if seen["Status"] not in ("Pending", "InProgress", "Delayed", "Cancelling"):

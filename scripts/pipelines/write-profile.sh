@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# write-profile.sh ENVIRONMENT ACCOUNT ROLE: writes the profile `salebell` of AWS, in a job of CodeBuild: the role
-# salebell-<environment>-<role> of another account, assumed with the job's own role. There is no key in it; boto3 assumes it anew
-# when its hour is over, since a role that another role has assumed has no longer one.
+# write-profile.sh ENVIRONMENT ACCOUNT ROLE: writes the AWS profile `salebell` in a CodeBuild job: the role
+# salebell-<environment>-<role> of another account, assumed with the job's own role. It contains no key; boto3 assumes
+# the role anew after an hour, the maximum for a role that another role has assumed.
 set -euo pipefail
 environment=$1 account=$2 role=$3
 if ! [[ $environment =~ ^(dev|stage|prod)$ && $account =~ ^[0-9]{12}$ && $role =~ ^(deploy|rollout)$ ]]; then

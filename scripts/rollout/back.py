@@ -7,10 +7,10 @@ import re
 import steps
 from steps import AT_REST, End, Update, because, listed
 
-# Until the cancel of an update is no longer waited for.
+# Time without events after which the cancelled update is no longer waited for.
 STILL = datetime.timedelta(minutes=5)
 UNKNOWN = "the events of the stack (of 90 days) do not say which image was there before"
-# A refresh that can be stopped.
+# States of a refresh that can be stopped.
 RUNS = ("Pending", "InProgress", "Baking")
 OPERATION = re.compile(r"(deploy|rollout|rollback)-.*-(ami-[0-9a-f]+)")
 
@@ -50,13 +50,13 @@ def history(events):
 
 
 def runs(wanted, events):
-    """Whether what runs is a rollback already, to the image that is wanted. To cancel that would bring the bad image back."""
+    """Whether a rollback to the wanted image is running already. To cancel it would bring the bad image back."""
     token = next((event.get("ClientRequestToken", "") for event in events), "")
     return token.startswith("rollback-") and token.endswith(wanted)
 
 
 def had(changes):
-    """The images that the live group has had, each once. Going to one that was there is going back to it."""
+    """The images that the live group has had, each once. A change to one of them is a rollback."""
     images = []
     for change in changes:
         if change.good:
@@ -66,7 +66,7 @@ def had(changes):
 
 
 def target(wanted, changes, seen):
-    """The image to go back to, or None where the live group stays as it is, and why."""
+    """The image to roll back to, or None if the live group stays as it is, and why."""
     live, last, images = seen.live[0], changes[-1] if changes else None, had(changes)
     if wanted:
         return wanted, "as IMAGE= says"
@@ -88,7 +88,7 @@ def target(wanted, changes, seen):
 # ---- What to do ------------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Of a service, about the stack or the live group."""
+    """A call to a service, about the stack or the live group."""
 
     says: str
     operation: str
@@ -96,7 +96,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Still:
-    """How an update stands that is to end."""
+    """The state of an update that is to be ended."""
 
     status: str
     quiet: datetime.timedelta  # since the last event of the stack, and since the cancel
@@ -106,10 +106,10 @@ class Still:
 
 
 def stop(still):
-    """The call that ends what runs: its name, or None to wait."""
+    """The call that ends the running operation: its name, or None to wait."""
     if still.status == "UPDATE_IN_PROGRESS" and not still.cancelled:
         return "cancel_update_stack"
-    # Never the refresh of the stack's own way back, which would go forward again.
+    # Never the refresh of the stack's own rollback, which would move forward again.
     if still.refresh in RUNS and still.quiet > STILL:
         return "cancel_instance_refresh" if still.refused else "rollback_instance_refresh"
     if still.refresh == "RollbackInProgress" and still.quiet > 2 * STILL:

@@ -9,7 +9,7 @@ from cloud import Refusal, outputs, pauses, say
 
 
 def request(account, image):
-    """The call that starts the job. Refuses where the environment has none."""
+    """The call that starts the job. Refuses if the environment has none."""
     source = outputs(account.stack(f"{account.prefix}data")).get("MigrationSource")
     if not source:
         by_hand = "migrate by hand (docs/reference/stack-commands.md), then say MIGRATED=1"
@@ -45,7 +45,7 @@ def migrate(account, image):
 
 
 def why(build):
-    """What the job says of its failure, and where its log is."""
+    """The job's error message, and the address of its log."""
     told = [context["message"] for phase in build.get("phases", []) for context in phase.get("contexts", []) if context.get("message")]
     logs = build.get("logs", {})
     where = f"\n    its log: {logs['groupName']}, stream {logs['streamName']}" if logs.get("streamName") else ""

@@ -12,13 +12,13 @@ from seen import UNDER_WAY, patiently, world
 
 
 class Stop:
-    """Ends the update that runs, and looks on until the stack is at rest."""
+    """Ends the running update, and follows it until the stack is at rest."""
 
     def __init__(self, of):
         self.of, self.cancelled, self.refused, self.progress = of, None, False, of.progress()
 
     def __call__(self, _):
-        """Between two looks at the events."""
+        """Called between two polls of the events."""
         self.progress(_)
         stack, now = self.of.stack()
         if not in_progress(stack):
@@ -43,7 +43,7 @@ class Stop:
 
 
 def call(of, operation, made):
-    """Makes a call that may come too late, and gives why it was refused."""
+    """Makes a call that may come too late, and returns why it was refused."""
     if operation.endswith("_refresh"):
         client, service, about = of.account.client("autoscaling"), "autoscaling", {"AutoScalingGroupName": made["LiveGroup"]}
     else:
@@ -105,7 +105,7 @@ def main(account, options):
 
 
 class Act(rollout.Act):
-    """And the calls that only a rollback makes."""
+    """The service, with the calls that only a rollback makes."""
 
     def __call__(self, action, seen, step):
         if not isinstance(action, back.Call):

@@ -15,11 +15,11 @@ from cloud import FAILURES, Refusal, agree, in_progress, outputs, run, say
 from seen import parameters_of, patiently, world
 
 def update(of, action, what, seen):
-    """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    """One update of the stack; True if it succeeded, otherwise the reason. The resulting state is read anew."""
     try:
         return change(of, action, what, seen)
     except (Refusal, *FAILURES) as error:
-        # Also one of AWS in the middle of it: to end here would leave the canary with its requests.
+        # Also an error of AWS in between: to exit here would leave the canary with its requests.
         say(f"    {error}".split("\n    Mend that")[0], "red")
         return str(error).split("\n    Mend that")[0]
 
@@ -47,14 +47,14 @@ def change(of, action, what, seen):
         ],  # fmt: skip
         {one["Key"]: one["Value"] for one in stack.get("Tags", [])},
         what=what,
-        # A rollout changes parameters. Templates are a deploy's.
+        # A rollout changes parameters. Only a deploy changes templates.
         UsePreviousTemplate=True,
         RollbackConfiguration={"RollbackTriggers": triggers, "MonitoringTimeInMinutes": action.minutes},
     )
     if not change_set.create():
         return True
     change_set.show()
-    # What changes the stack from now on makes CloudFormation refuse the change set.
+    # If the stack changes from now on, CloudFormation refuses the change set.
     if parameters_of(of.stack()[0]) != seen.parameters:
         change_set.discard()
         return "somebody else has changed the stack meanwhile"
@@ -71,12 +71,12 @@ def wait(of, seen):
         stack, _ = of.stack()
         of.account.follow(stack["StackId"], None, of.progress())
     except FAILURES as error:
-        # The next look is a patient one.
+        # The next read retries.
         say(f"    {error}", "yellow")
 
 
 class Act:
-    """Does what was decided, and gives the answer that the next decision is to know."""
+    """Performs the decided action, and returns the answer for the next decision."""
 
     def __init__(self, of, command, yes):
         self.of, self.command, self.yes, self.looks, self.changed = of, command, yes, [], False
@@ -101,7 +101,7 @@ class Act:
 
 
 def finish(account, end, seen, otherwise):
-    """Says how it has ended."""
+    """Prints the result."""
     say(f"==> {seen.now:%H:%M:%S} {end.says}", "green" if end.good else None)
     if not end.good:
         raise Refusal(f"{otherwise}; `make status ENV={account.environment}` says what stands")
@@ -127,7 +127,7 @@ def main(account, options):
         wait(of, of.look(goal.image))
     seen = of.look(goal.image)
     if seen.gates.get("ServiceGate") != "OK" and goal.gates and went_before(of, goal.image, seen):
-        # As a stage of a pipeline does that is rolled back because of this very gate.
+        # As in a pipeline's stage that is rolled back because of this very gate.
         goal = dataclasses.replace(goal, canary=False, gates=False, migrated=True)
         say(f"    ServiceGate is closed, and the live group has had {goal.image} before: goes back to it, {plan(goal)}", "yellow")
     _, first = steps.decide(steps.State(), goal, seen)
@@ -164,7 +164,7 @@ def plan(goal):
 
 
 def begin(account, goal, action, seen, yes):
-    """What stands and what begins, and whether that is meant."""
+    """Prints the current state and the planned steps, and asks for confirmation."""
     version = f" (version {seen.image['Version']})" if seen.image.get("Version") else ""
     say(f"    the live group has {seen.live[0]} on {seen.desired} instances, and is to have {goal.image}{version}")
     if seen.canary:

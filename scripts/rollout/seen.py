@@ -1,4 +1,4 @@
-"""Reads what is there, anew each time that it is asked."""
+"""Reads the state of the service, anew at each call."""
 
 import datetime
 import email.utils
@@ -11,15 +11,17 @@ import steps
 from botocore import exceptions
 from cloud import FAILURES, Refusal, outputs, say
 
-# Until AWS is no longer asked that gives no answer: who has to log in anew does it meanwhile.
+# Time in seconds after which unanswered calls to AWS are no longer retried (enough to log in again), and the pause
+# between two calls.
 PATIENCE_S, PAUSE_S = 600, 10
-# Answers that are the same when they are asked for again.
+# Errors that a retry does not change.
 FINAL = re.compile("AccessDenied|Unauthorized(Operation|Access)|ValidationError")
 
-# Of a refresh that has not ended. https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
+# States of a refresh that has not ended.
+# https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
 UNDER_WAY = ("Pending", "InProgress", "Baking", "Cancelling", "RollbackInProgress")
 
-# What the stack must have, as 60-service.yaml does.
+# Outputs that the stack must have, as 60-service.yaml does.
 OUTPUTS = set("LiveGroup CanaryGroup LaunchTemplateId ServiceGate CanaryGate CanaryHttpTargetGroup CanaryGrpcTargetGroup".split())
 PARAMETERS = {f"{whose}{what}" for whose in ("", "Canary") for what in ("ImageId", "SettingsHash")}
 PARAMETERS |= {"CanaryInstances", "CanaryWeight", "Gates", "Rollout", "InServiceDuringRoll", "InstanceType", "MaxSize"}
@@ -33,7 +35,7 @@ class World:
         self.partition = account.caller.split(":")[1]
 
     def stack(self):
-        """The stack, and AWS's time. A clock of this machine that is wrong must end nobody's patience."""
+        """The stack, and AWS's time. Limits must not depend on a wrong clock of this machine."""
         answer = self.account.cloudformation.describe_stacks(StackName=self.name)
         date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
         now = email.utils.parsedate_to_datetime(date) if date else datetime.datetime.now(datetime.UTC)
@@ -79,7 +81,7 @@ class World:
         return {names[one["AlarmName"]]: one for one in found.get("CompositeAlarms", []) + found.get("MetricAlarms", [])}
 
     def image(self, image_id):
-        """What matters of an image; nothing when there is none."""
+        """The relevant fields of an image; empty if there is none."""
         try:
             images = self.account.client("ec2").describe_images(ImageIds=[image_id])["Images"]
         except self.account.client("ec2").exceptions.ClientError as error:
@@ -89,13 +91,13 @@ class World:
         if not images:
             return {}
         one, tags = images[0], {tag["Key"]: tag["Value"] for tag in images[0].get("Tags", [])}
-        # An account that an image is shared with does not see its tags, and its name ends in the same commit.
+        # An account with which an image is shared does not see its tags, but its name ends in the same commit.
         named = re.fullmatch(r"salebell-[^-]+-([0-9a-f]+)", one.get("Name", ""))
         version = tags.get("Version") or (named[1] if named else "")
         return {"State": one["State"], "Architecture": one["Architecture"], "Version": version, "Name": one.get("Name", "")}
 
     def healthy(self, made, group):
-        """Whether the canary's one instance, of the launch template as it is now, is in service and well in both groups."""
+        """Whether the canary's one instance, of the launch template as it is now, is in service and healthy in both groups."""
         ready = [one for one in group.get("Instances", []) if one["LifecycleState"] == "InService"]
         ready = [one["InstanceId"] for one in ready if version(one) == version(group)]
         return len(ready) == 1 and all(ready[0] in self.well(made[kind]) for kind in ("CanaryHttpTargetGroup", "CanaryGrpcTargetGroup"))
@@ -132,7 +134,7 @@ class World:
         return int(sum(sum(one["Values"]) for one in self.account.pages("cloudwatch", "get_metric_data", "MetricDataResults", **of)))
 
     def progress(self):
-        """Says how far the refresh of the live group is, whenever that has changed; for ChangeSet.execute()."""
+        """Prints the progress of the live group's refresh, whenever it has changed; for ChangeSet.execute()."""
         shown = [self.told()]
 
         def show(_):
@@ -151,7 +153,7 @@ class World:
 
 
 def patiently(look):
-    """What is seen, although AWS may not answer for a while."""
+    """Reads the state, although AWS may not answer for a while."""
     begun = time.monotonic()
     for _ in itertools.count():
         try:
@@ -169,12 +171,12 @@ def parameters_of(stack):
 
 
 def version(one):
-    """Of the launch template that a group or an instance has."""
+    """Id and version of the launch template of a group or an instance."""
     return [one.get("LaunchTemplate", {}).get(key) for key in ("LaunchTemplateId", "Version")]
 
 
 def world(account):
-    """The service that stands, or a refusal."""
+    """The existing service, or a refusal."""
     if account.environment == "tools":
         raise Refusal("ENV= must be dev, stage or prod: there is no service in the account of the pipelines")
     one = World(account)

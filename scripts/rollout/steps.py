@@ -8,13 +8,15 @@ import dataclasses
 import datetime
 import re
 
-# A stack that can be updated. In others a person must mend what has failed.
+# States in which a stack can be updated. In others a person must repair what has failed.
 AT_REST = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
-# Requests that a canary must have answered, less where there is little traffic. dev may have none at all.
+# Requests that a canary must have answered, by environment: fewer where there is little traffic. dev may have none at
+# all.
 MINIMUM = {"dev": 0, "stage": 20, "prod": 200}
-# An instance is ready within 5 minutes or abandoned by its hook; 6 is overdue for the image, too.
+# Limit for a canary to become healthy. An instance is ready within 5 minutes or abandoned by its hook; 6 minutes are
+# too many for the image, too.
 PATIENCE = datetime.timedelta(minutes=6)
-# For too few requests: ten minutes more, twice.
+# Additional time if there are too few requests: ten minutes more, twice.
 MORE = datetime.timedelta(minutes=20)
 
 
@@ -34,13 +36,13 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What is there, all of it read a moment ago."""
+    """The current state, all of it just read."""
 
-    now: datetime.datetime  # by AWS's clock, as all that it is compared with
+    now: datetime.datetime  # by AWS's clock, like all times that it is compared with
     status: str  # of the stack
     since: datetime.datetime  # when the stack's last update began
     parameters: dict
-    gates: dict  # the state of ServiceGate and CanaryGate; a gate that is not there is missing
+    gates: dict  # the state of ServiceGate and CanaryGate; a gate that does not exist is missing
     image: dict  # State, Architecture, Version of the image of the goal; empty: there is none
     settings: str  # the hash of the settings as they are now
     refresh: str = ""  # the state of a refresh of the live group that has not ended
@@ -55,12 +57,12 @@ class Seen:
 
     @property
     def canary(self):
-        """The image and settings of the canary that stands; None: none does."""
+        """The image and settings of the existing canary; None: there is none."""
         stands = self.parameters["CanaryInstances"] != "0" or self.weight != "0"
         return (self.parameters["CanaryImageId"], self.parameters["CanarySettingsHash"]) if stands else None
 
     def ours(self, goal):
-        """Whether the canary that stands is the goal's."""
+        """Whether the existing canary is the goal's."""
         return self.canary == (goal.image, goal.settings)
 
     @property
@@ -74,26 +76,26 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a rollout is. A new one, and one that was killed, begin with `preflight`: the rest is what stands."""
+    """The position of a rollout. A new one, and one that was killed, begin with `preflight`: the rest follows from what exists."""
 
     step: str = "preflight"
-    # Why it is being cleaned up; nothing: because all is done.
+    # Reason of the cleanup; empty: everything is done.
     reason: str = ""
     few: bool = False
     tries: int = 0
-    # That is being cleaned up.
+    # The canary that is being removed.
     canary: tuple = dataclasses.field(default=None, compare=False)
 
 
 # ---- What is to be done ----------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """For the update that somebody has begun."""
+    """Waits for an update that is in progress."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """Again, in a moment."""
+    """Reads again in a moment."""
 
     says: str
 
@@ -110,7 +112,7 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """An update of the stack: parameters, the gate that takes it back, and how long CloudFormation looks on afterwards."""
+    """An update of the stack: parameters, the gate that rolls it back, and how long CloudFormation monitors it afterwards."""
 
     says: str
     parameters: dict
@@ -125,7 +127,7 @@ class End:
 
 
 def drive(decide, state, look, act):
-    """From `state` to the end: looks anew, decides, acts. What was seen last, and the End."""
+    """From `state` to the end: reads anew, decides, acts. Returns what was seen last, and the End."""
     answer = None
     while True:
         seen = look()
@@ -133,13 +135,13 @@ def drive(decide, state, look, act):
         if isinstance(action, End):
             return seen, action
         said = act(action, seen, state)
-        # Somebody's update that comes in between takes no answer away.
+        # Another person's update in between does not discard the answer.
         answer = answer if isinstance(action, Wait) else said
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
 def decide(state, goal, seen, answer=None):
-    """The next state and what is to be done. `answer` is what the last action gave: None of one that gives nothing."""
+    """The next state and the action. `answer` is the result of the last action, or None if it has none."""
     if moves(seen):
         return state, Wait()
     if seen.status not in AT_REST:
@@ -148,7 +150,7 @@ def decide(state, goal, seen, answer=None):
 
 
 def moves(seen):
-    """REVIEW_IN_PROGRESS ends by itself never: a stack that was deleted meanwhile, and has nothing but a change set now."""
+    """REVIEW_IN_PROGRESS never ends by itself: a stack that was deleted meanwhile, and has only a change set now."""
     return seen.status.endswith("_IN_PROGRESS") and seen.status != "REVIEW_IN_PROGRESS"
 
 
@@ -158,7 +160,7 @@ def preflight(state, goal, seen, answer):
             return clean("", goal, seen)
         return state, End(True, f"the live group has {goal.image} and these settings already")
     if goal.canary and seen.ours(goal):
-        # An earlier run has left it. What is in its way makes it go.
+        # An earlier run has left the canary. An obstacle to it leads to its removal.
         if seen.weight != "0":
             return served(State("serves"), goal, seen, None)
         if seen.status == "UPDATE_ROLLBACK_COMPLETE":
@@ -174,7 +176,7 @@ def preflight(state, goal, seen, answer):
 def migrated(state, goal, seen, answer):
     if answer is not True:
         return state, End(False, f"the migration has failed, nothing else is changed: {answer}")
-    # It takes minutes.
+    # The migration takes minutes, so the obstacles are checked again.
     if problems := obstacles(goal, seen):
         return state, End(False, "migrated, and nothing else is changed:\n" + listed(problems))
     return begin(goal, seen)
@@ -205,7 +207,7 @@ def raised(state, goal, seen, answer):
 def served(state, goal, seen, answer):
     if not seen.ours(goal) or seen.weight != "10":
         return clean(f"the canary was taken back{because(answer)}", goal, seen)
-    # Nothing but this looks at the gate after CloudFormation's ten minutes.
+    # Only this check sees the gate after CloudFormation's ten minutes.
     if closed := shut(goal, seen):
         return clean(f"the canary must get no more requests: {closed}", goal, seen)
     begun = seen.since + datetime.timedelta(minutes=goal.minutes)
@@ -242,11 +244,11 @@ def asked(state, goal, seen, answer):
 def roll(goal, seen):
     wanted = {"ImageId": goal.image, "SettingsHash": goal.settings, "Gates": "on" if goal.gates else "off"}
     if not goal.canary:
-        # While no rollout is under way the canary is as the live group.
+        # While no rollout is in progress, the canary has the live group's values.
         wanted |= {"CanaryImageId": goal.image, "CanarySettingsHash": goal.settings}
     if seen.classic:
         wanted["InServiceDuringRoll"] = str(seen.desired)
-    # A refresh bakes for 300 s by itself; a classic update is looked at for as long.
+    # A refresh bakes for 300 s by itself; a classic update is monitored for the same time.
     minutes = 5 if seen.classic and goal.gates else 0
     says = f"the live group gets {goal.image}, instance by instance"
     return State("roll"), Update(says, wanted, "ServiceGate" if goal.gates else "", minutes)
@@ -258,9 +260,9 @@ def rolled(state, goal, seen, answer):
 
 
 def clean(reason, goal, seen, tries=0):
-    """The canary goes. It is as the live group again, since a stack is not updated once one of its images is gone."""
+    """Removes the canary. It gets the live group's values again, because a stack cannot be updated once one of its images is gone."""
     if not seen.canary or reason and not seen.ours(goal):
-        # Another one: somebody has taken ours away and begun anew.
+        # Another canary: another rollout has removed this one's and started anew.
         return State("clean", reason), ended(reason, seen)
     says = "the canary goes" + f", because {reason}" * bool(reason)
     return State("clean", reason, tries=tries, canary=seen.canary), Update(says, without_canary(seen.live))
@@ -290,7 +292,7 @@ STEPS = dict(preflight=preflight, migrate=migrated, up=raised, serves=served, re
 
 # ---- What may be in the way ------------------------------------------------------------------------------------------
 def obstacles(goal, seen, canary=None):
-    """Why the next step must not be taken, all at once. `canary`: that it is ours, and may stand."""
+    """All reasons against the next step. `canary`: it is ours, and may exist."""
     found = [closed] if (closed := shut(goal, seen)) else []
     if seen.canary and not canary:
         onwards = f"`make rollout ENV={goal.environment} IMAGE={seen.canary[0]}` goes on with it, "
@@ -314,7 +316,7 @@ def shut(goal, seen):
 
 
 def architecture(instance_type):
-    """Graviton has a g behind the number of its generation."""
+    """Graviton types have a g after the number of the generation."""
     return "arm64" if re.match(r"[a-z]+\d+g", instance_type) else "x86_64"
 
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions for whoever was woken: short forms of the `aws` commands that the runbooks use (docs/guides/runbooks/).
+# Functions for on-call engineers: short forms of the `aws` commands that the runbooks use (docs/guides/runbooks/).
 #   . scripts/stacks/at-night.sh prod
 # They only read. Credentials and region come from the environment, as for any `aws` command; `aws` is version 1 or 2.
 ENV=${1:?an environment: dev, stage or prod}
@@ -13,14 +13,14 @@ out() {
     --query "Stacks[0].Outputs[?OutputKey=='$2'].OutputValue"
 }
 
-# alarms: what is in ALARM now, with its sentence and its runbook.
+# alarms: the alarms in state ALARM, each with its description and its runbook.
 alarms() {
   aws cloudwatch describe-alarms --alarm-types MetricAlarm CompositeAlarm --state-value ALARM --output text \
     --query "[MetricAlarms, CompositeAlarms][].[StateUpdatedTimestamp, AlarmName, AlarmDescription]"
 }
 
-# ask GROUP QUERY [MINUTES]: a query of CloudWatch Logs Insights, over the last hour if nothing is said. GROUP is access,
-# application, system, metrics or sessions of /salebell/, or the whole name of another one.
+# ask GROUP QUERY [MINUTES]: a query of CloudWatch Logs Insights, by default over the last hour. GROUP is access,
+# application, system, metrics or sessions of /salebell/, or the full name of another group.
 ask() {
   local now id lines group=/salebell/$1
   [[ $1 != *[-/]* ]] || group=$1
@@ -31,11 +31,12 @@ ask() {
     sleep 1
   done
   lines=$(aws logs get-query-results --query-id "$id" --output text --query "results[*][?field!='@ptr'].value") || return
-  # Strangers have sent what is in them: nothing that a terminal acts on, nor what turns the direction of writing.
+  # Log lines contain input from strangers: remove everything that a terminal acts on, and what changes the direction of
+  # writing.
   LC_ALL=C sed -E 's/\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]|\xd8\x9c/?/g' <<<"$lines" | LC_ALL=C.UTF-8 sed 's/[^[:print:]\t]/?/g'
 }
 
-# errors [MINUTES]: the warnings and errors of our services, the most frequent first.
+# errors [MINUTES]: warnings and errors of Salebell's services, the most frequent first.
 errors() {
   ask application 'filter level in ["error", "warning"] | stats count(*) as n by target, message | sort n desc | limit 20' "${1:-60}"
 }
@@ -56,19 +57,20 @@ figures() {
     --end-time "$(date -u +%FT%TZ)" --output text "$@"
 }
 
-# instances [OUTPUT]: those of a group (LiveGroup, or CanaryGroup): zone, state, health, version of the launch template.
+# instances [OUTPUT]: instances of a group (LiveGroup, or CanaryGroup): zone, state, health, version of the launch
+# template.
 instances() {
   aws autoscaling describe-auto-scaling-groups --auto-scaling-group-names "$(out service "${1:-LiveGroup}")" --output text \
     --query 'AutoScalingGroups[].Instances[].[InstanceId, AvailabilityZone, LifecycleState, HealthStatus, LaunchTemplate.Version]'
 }
 
-# activities [OUTPUT]: what a group did last, and why.
+# activities [OUTPUT]: the latest activities of a group, and their causes.
 activities() {
   aws autoscaling describe-scaling-activities --auto-scaling-group-name "$(out service "${1:-LiveGroup}")" --max-items 10 \
     --output text --query 'Activities[].[StartTime, StatusCode, Description, StatusMessage]'
 }
 
-# targets OUTPUT: how the load balancer finds its targets (LiveHttpTargetGroup, LiveGrpcTargetGroup, Canary…).
+# targets OUTPUT: health of the load balancer's targets (LiveHttpTargetGroup, LiveGrpcTargetGroup, Canary…).
 targets() {
   local name arn
   name=$(out service "$1")
@@ -78,7 +80,8 @@ targets() {
     --query 'TargetHealthDescriptions[].[Target.Id, TargetHealth.State, TargetHealth.Reason, TargetHealth.Description]'
 }
 
-# queue OUTPUT: how many messages wait in a queue (PricesQueueName, PricesDeadQueueName), and are being worked on.
+# queue OUTPUT: numbers of messages that wait in a queue (PricesQueueName, PricesDeadQueueName), and that are being
+# processed.
 queue() {
   local url
   url=$(aws sqs get-queue-url --queue-name "$(out bus "$1")" --query QueueUrl --output text) || return

@@ -11,7 +11,7 @@ from cloud import Refusal, outputs, pauses, say
 
 
 class ChangeSet:
-    """A change set of the stack `name`. `existing` is the stack as it stands, None for a first create."""
+    """A change set of the stack `name`. `existing` is the existing stack, None for a first create."""
 
     def __init__(self, account, name, existing, parameters, tags, revert=False, what="deploy", **more):
         self.account, self.existing = account, existing
@@ -22,13 +22,14 @@ class ChangeSet:
             "ChangeSetType": "UPDATE" if existing else "CREATE",
             "Parameters": parameters,
             "Capabilities": ["CAPABILITY_NAMED_IAM"],
-            # For what a template cannot tag.
+            # For resources that a template cannot tag.
             "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
-            # Alarms of the update before would hold for this one, too.
+            # Otherwise the alarms of the previous update would apply to this one, too.
             "RollbackConfiguration": {"RollbackTriggers": [], "MonitoringTimeInMinutes": 0},
         } | more
         if not existing:
-            # Nobody has to delete a ROLLBACK_COMPLETE by hand; what `make destroy` has left under a name is taken over.
+            # A ROLLBACK_COMPLETE need not be deleted by hand; resources that `make destroy` has left under their names
+            # are imported.
             self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
         elif revert:
             self.request["DeploymentMode"] = "REVERT_DRIFT"
@@ -37,13 +38,13 @@ class ChangeSet:
         self.body = {} if "UsePreviousTemplate" in more else {"TemplateBody": self.path.read_text()}
 
     def create(self):
-        """Makes it, and gives whether there is anything to change."""
+        """Makes it, and returns whether there is anything to change."""
         for attempt in range(20):
             try:
                 made = self.account.cloudformation.create_change_set(**self.body, **self.request)
                 break
             except botocore.exceptions.ClientError as error:
-                # The execution role was made a moment ago, and not all of AWS knows it.
+                # The execution role was just created, and is not known everywhere in AWS yet.
                 if attempt == 19 or "cannot be assumed" not in str(error):
                     raise
                 time.sleep(3)
@@ -84,24 +85,25 @@ class ChangeSet:
         return stack
 
     def discard(self):
-        """Takes it back, and with it the stack that is nothing else yet. Who may not delete that leaves it to the next run."""
+        """Deletes it, and with it a stack that consists of nothing else. A caller that may not delete that leaves it to the next run."""
         with contextlib.suppress(botocore.exceptions.ClientError):
             self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
             stack = None if self.existing else self.account.stack(self.stack_id)
-            # Not if somebody else has executed a change set of theirs: it is their stack then, with all that is in it.
+            # Not if another person has executed a change set of theirs: then it is their stack, with everything in it.
             if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
                 self.account.cloudformation.delete_stack(StackName=self.stack_id)
 
 
 def line(change):
-    """What becomes of a resource, and the colour of that: red where something is lost."""
+    """The change of a resource, and its colour: red if something is lost."""
     what, why = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
     for detail in change.get("Details", []):
         target, cause = detail["Target"], f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
         values = f" {target['BeforeValue']} → {target.get('AfterValue')}" if "BeforeValue" in target else ""
         why.add(target.get("Name", target["Attribute"]) + values + cause)
     because = f" ({', '.join(sorted(why))})" if why else ""
-    # Conditional: CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
+    # Conditional: CloudFormation reports this for everything that refers to what changes, because it does not know the
+    # new value yet.
     return {
         "Add": (f"    + {what}", None),
         "Import": (f"    + {what} is there already and taken over", None),

@@ -1,4 +1,4 @@
-"""What the commands of the stacks share: the account that they work on, questions, and waiting for a stack."""
+"""Shared parts of the commands of the stacks: the account that they work on, questions, and waiting for a stack."""
 
 import argparse
 import functools
@@ -16,11 +16,12 @@ import templates
 from botocore import config, exceptions, parsers, xform_name
 from templates import Refusal
 
-FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponseParserError)  # the last: it is not AWS that answers
+FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponseParserError)  # the last: the answer is not AWS's
 
 
 def say(text, colour=None):
-    # What a terminal would act on is written as JSON does it: logs, consoles and answers hold what strangers have sent.
+    # Characters that a terminal acts on are escaped as in JSON: logs, consoles and answers contain input from
+    # strangers.
     text = "".join(char if char.isprintable() or char in "\n\t" else json.dumps(char)[1:-1] for char in text)
     if colour and (os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))):
         text = f"\033[{dict(red=31, green=32, yellow=33)[colour]}m{text}\033[0m"
@@ -28,14 +29,14 @@ def say(text, colour=None):
 
 
 def agree(question, expected="y"):
-    """Refuses to go on unless the operator answers with `expected`. Nobody there to answer is a no."""
+    """Refuses to continue unless the operator answers with `expected`. Without a terminal the answer is no."""
     say(f"    {question} [{expected}/N]", "yellow")
     if sys.stdin.readline().strip().lower() != expected:
         raise Refusal("not agreed; nothing more is changed (YES=1 asks nothing)")
 
 
 def in_progress(stack):
-    """REVIEW_IN_PROGRESS is at rest: a stack that has nothing but a change set."""
+    """Whether an operation is running. REVIEW_IN_PROGRESS is at rest: a stack that has only a change set."""
     return stack["StackStatus"].endswith("_IN_PROGRESS") and stack["StackStatus"] != "REVIEW_IN_PROGRESS"
 
 
@@ -44,7 +45,7 @@ def outputs(stack):
 
 
 def pauses():
-    """Waits between two looks: shortly at first, for what is done at once."""
+    """Waits between two polls: shortly at first, for operations that end at once."""
     for looks in itertools.count(1):
         time.sleep(min(0.1 * looks, 3))
         yield
@@ -57,7 +58,7 @@ class Account:
         if environment not in ("dev", "stage", "prod", "tools"):
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
         try:
-            self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # as AWS's command does, and boto3 does not
+            self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # the AWS CLI reads it, boto3 does not
             if not self.session.region_name:
                 raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
             identity = self.client("sts", 1).get_caller_identity()
@@ -89,7 +90,7 @@ class Account:
         say(f"==> {what}\n{where}" + f"\n    at {self.endpoint}, which is not AWS" * bool(self.endpoint))
 
     def names(self):
-        """The stacks of this environment, in order. Those of the pipelines are in the tools account, and all others are not."""
+        """The stacks of this environment, in order. Only those of the pipelines are in the tools account."""
         return [name for name in map(templates.name, templates.paths()) if (name in templates.TOOLS) == (self.environment == "tools")]
 
     def stack(self, name):
@@ -107,7 +108,7 @@ class Account:
         return next((list(events)[::-1] for found, events in operations if token in (None, found)), [])
 
     def follow(self, stack_id, token=None, also=lambda _: None):
-        """Shows events until the stack is at rest, and gives it with what failed first. No token: of what runs already."""
+        """Shows events until the stack is at rest, and returns it with the first failure. Without a token: of the running operation."""
         shown = set()
         for _ in map(also, pauses()):
             stack, events = self.stack(stack_id), self.events(stack_id, token)
@@ -131,14 +132,14 @@ class Account:
         return found or "\n    no event says why"
 
     def validation(self, since=None, **of):
-        """What the checks before a deployment have found, a line each."""
+        """Findings of the checks before a deployment, a line each."""
         events = self.cloudformation.describe_events(Filters={"FailedEvents": True}, **of)["OperationEvents"]
         found = (one for one in events if one.get("ValidationStatusReason") and (since is None or one["Timestamp"] >= since))
         line = "\n    {LogicalResourceId}: {ValidationStatusReason} {ValidationPath}".format_map
         return "".join(line({"LogicalResourceId": None, "ValidationPath": "", **one}) for one in found)
 
     def delete(self, stack):
-        """Deletes a stack with its events shown, and gives it with what has failed first."""
+        """Deletes a stack with its events shown, and returns it with the first failure."""
         say(self.command("delete-stack", StackName=stack["StackName"]))
         self.cloudformation.delete_stack(StackName=stack["StackId"], ClientRequestToken=(token := uuid.uuid4().hex))
         return self.follow(stack["StackId"], token)
@@ -159,7 +160,7 @@ def run(main, what, **flags):
         say("\nstopped. What CloudFormation has begun goes on; the same command waits for it, and goes on from there")
         sys.exit(130)
     except BrokenPipeError:
-        os._exit(1)  # `make status | head`: nobody reads on, and Python would complain at its end
+        os._exit(1)  # `make status | head`: the reader is gone, and Python would complain when it exits
     except (Refusal, *FAILURES) as error:
         say(f"error: {error}", "red")
         sys.exit(1)

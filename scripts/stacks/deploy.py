@@ -7,13 +7,14 @@ import templates
 from changes import ChangeSet
 from cloud import Refusal, agree, in_progress, outputs, run, say
 
-# What a first create has left when it failed, which can only be deleted; what a person must mend first, and then end by this.
+# States after a failed first create, when the stack can only be deleted; and states that a person must repair first,
+# each with the operation that ends the repair.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
 STUCK = dict(UPDATE_ROLLBACK_FAILED="continue-update-rollback", UPDATE_FAILED="rollback-stack", DELETE_FAILED="delete-stack")
 
 
 def settle(account, full_name):
-    """The stack, at rest: what still runs is waited for, what a failed first create has left is deleted. None: no stack."""
+    """The stack, at rest: waits for a running operation, and deletes the remains of a failed first create. None: no stack."""
     stack = account.stack(full_name)
     if stack and in_progress(stack):
         say(f"    is in {stack['StackStatus']}, begun by an earlier run or somebody else: waiting for it")
@@ -36,7 +37,7 @@ def settle(account, full_name):
 
 
 def protect(account, name, stack):
-    """Termination protection, and the stack policy where there is one. Both are missing after a run that was killed."""
+    """Sets termination protection, and the stack policy if there is one. Both are missing after a run that was killed."""
     full_name, path = account.prefix + name, templates.FOLDER / "stack-policies" / f"{name}.json"
     if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
         say("    protects it from being deleted")
@@ -50,7 +51,7 @@ def protect(account, name, stack):
 
 
 def change(account, name, template, stack, from_file, given, revert=False):
-    """The change set that brings the stack as it stands to its template."""
+    """The change set from the existing stack to its template."""
     computed = {"Environment": account.environment, "Version": settings.VERSION}
     if "SettingsHash" in template.get("Parameters", {}):
         computed["SettingsHash"] = settings.settings_hash(account)
@@ -77,7 +78,7 @@ def deploy(account, name, template, options, from_file, given):
             needs = "" if stack else template.get("Metadata", {}).get("Needs", "")
             agree(f"{needs}change {full_name} in account {account.number} ({account.region})?")
             if replaced:
-                # By another word: `y` is typed too quickly.
+                # With another word, because `y` is typed too quickly.
                 agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
         if stack:
             protect(account, name, stack)
@@ -99,7 +100,7 @@ def main(account, options):
     templates.check(given, [stacks[name] for name in names], "PARAMETERS")
     from_file = templates.values(account.environment, known=stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
-    # What is missing is said before anything is changed.
+    # Missing values are reported before anything is changed.
     there = ((name, stacks[name], from_file, account.stack(account.prefix + name), given, {}) for name in names)
     if wrong := [problem for one in there for problem in settings.parameters(*one)[1]]:
         where = f'fill in cloudformation/parameters/{account.environment}.json, or add PARAMETERS="Name=… Name=…":'

@@ -8,7 +8,7 @@ STAYS = {"Retain": "stays", "RetainExceptOnCreate": "stays", "Snapshot": "goes, 
 
 
 def kept(account, stack):
-    """What outlives the stack, as the template says that it was deployed with."""
+    """The resources that outlive the stack, by the template with which it was deployed."""
     if stack["StackStatus"] == "REVIEW_IN_PROGRESS":
         return
     body = account.cloudformation.get_template(StackName=stack["StackId"])["TemplateBody"]

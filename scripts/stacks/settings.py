@@ -1,4 +1,4 @@
-"""The parameters of a stack (of the file, the command line, the stack as it stands), and the hash of instances' settings."""
+"""The parameters of a stack (of the file, the command line, the existing stack), and the hash of instances' settings."""
 
 import hashlib
 import re
@@ -6,22 +6,22 @@ import tomllib
 
 import templates
 
-# What instances read again every five minutes, docs/guides/settings-on-aws.md says: no reason to replace them.
+# Settings that instances read again every five minutes (docs/guides/settings-on-aws.md): no reason to replace them.
 LIVE = "database/url database/reader_url database/user database/password webhook/encryption_keys auth/issuers".split()
-# What a rollout has set stays: a deploy of templates must not bring an old image back, nor move traffic.
+# Values set by a rollout are kept: a deploy of templates must neither bring back an old image nor move traffic.
 KEPT = re.compile(r"ImageId|Canary\w+")
-# Not the commit: with it each deploy would touch every resource.
+# Not the commit, with which each deploy would change every resource.
 VERSION = tomllib.loads((templates.ROOT / "Cargo.toml").read_text())["package"]["version"]
 PLACEHOLDER = re.compile(r"REPLACE|(^|[@./])example\.(com|net|org)\b")
 
 
 def parameters(name, template, from_file, existing, given, computed):
-    """The values to deploy a stack with, and what is wrong with them. `given` is of the command line."""
+    """The values to deploy a stack with, and the problems with them. `given` comes from the command line."""
     values = {**from_file.get("all", {}), **from_file.get(name, {}), **given, **computed}
     present = {one["ParameterKey"] for one in (existing or {}).get("Parameters", [])}
     found, problems = [], []
     for key, declared in template.get("Parameters", {}).items():
-        # The canary is as the live group until a rollout wants it otherwise.
+        # The canary has the live group's values until a rollout sets others.
         origin = key if key in values else key.removeprefix("Canary")
         value = str(values.get(origin, ""))
         if key in present and key not in given and KEPT.fullmatch(key):

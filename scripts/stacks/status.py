@@ -7,7 +7,7 @@ import settings
 from cloud import FAILURES, in_progress, outputs, pauses, run, say
 
 
-# Each section gives its lines; one that begins with `!` needs a person.
+# Each section yields its lines; a line that begins with `!` needs a person.
 def stacks(account, found):
     for name, stack in found.items():
         if not stack:
@@ -23,7 +23,7 @@ def drift(account, found):
     client = account.cloudformation
     can_drift = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED")
     at_rest = {name: stack for name, stack in found.items() if stack and stack["StackStatus"] in can_drift}
-    # All at once: it takes AWS a minute each.
+    # All at once, because each takes AWS a minute.
     looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"])["StackDriftDetectionId"] for name in at_rest}
     for name, look in looks.items():
         seen = (client.describe_stack_drift_detection_status(StackDriftDetectionId=look) for _ in pauses())
@@ -55,7 +55,7 @@ def groups(account, found):
             for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
                 yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
     deploy, back = f"make deploy ENV={account.environment} STACK=service", f"make rollback ENV={account.environment}"
-    # A canary without requests is none of a rollout's remains before it could be healthy.
+    # A canary without requests is not a leftover of a rollout before it could become healthy.
     while_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=10)
     young = (service or {}).get("LastUpdatedTime", while_ago) > while_ago
     now = {one["ParameterKey"]: one["ParameterValue"] for one in (service or {}).get("Parameters", []) if not in_progress(service)}
@@ -91,7 +91,7 @@ def alarms(account, found):
 
 
 def mutes(account, found):
-    """What `make mute` has made, and what somebody else has that begins with the environment's name."""
+    """Mute rules of `make mute`, and others whose names begin with the environment's."""
     client, wanted, count = account.client("cloudwatch"), {"Statuses": ["SCHEDULED", "ACTIVE"]}, 0
     while wanted:
         page = client.list_alarm_mute_rules(**wanted)
@@ -105,7 +105,7 @@ def mutes(account, found):
 
 
 def alerts(account, found):
-    """A topic without a confirmed subscription is heard by nobody."""
+    """A topic without a confirmed subscription notifies nobody."""
     for kind in ("UrgentTopicArn", "OrdinaryTopicArn"):
         if topic := outputs(found.get("foundation")).get(kind):
             there = list(account.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic))

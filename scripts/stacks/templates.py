@@ -7,12 +7,12 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cloudformation"
-# The stacks of the account of the pipelines, which no environment has.
+# Stacks of the pipelines' account, which no environment has.
 TOOLS = ("pipelines", "delivery")
 
 
 class Refusal(Exception):
-    """Why a command does not go on, and what to do about it."""
+    """The reason why a command stops, and what to do about it."""
 
 
 class Loader(yaml.SafeLoader):
@@ -52,7 +52,7 @@ def load(path):
 
 
 def check(given, known, where):
-    """Refuses a parameter that none of the templates has, and a value that is none of CloudFormation."""
+    """Refuses a parameter that no template has, and a value that is invalid in CloudFormation."""
     if not isinstance(given, dict):
         raise Refusal(f'{where}: must be values by name, such as {{"MinSize": 2}}, not {json.dumps(given)}')
     for key, value in given.items():

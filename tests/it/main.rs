@@ -1,4 +1,4 @@
-//! The one integration binary: a folder an area, and in it a file a noun.
+//! The only integration binary: a folder for each area, and in it a file for each noun.
 
 mod support;
 

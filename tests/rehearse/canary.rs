@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! up     one instance of the next image in a group of its own: healthy, and without requests
-//! serves a tenth of the requests, while a gate looks at its answers
-//! rests  no requests any more, in a step of its own: a roll that goes back must not go back to a tenth
+//! serves a tenth of the requests, while a gate checks its answers
+//! rests  no more requests, in a separate step: a rollback of the roll must not return to a tenth
 //! roll   the fleet
 //! gone   the canary
 //! ```

@@ -246,7 +246,7 @@ async fn only_who_knows_the_password_gets_in() {
 #[tokio::test]
 async fn a_folder_that_the_server_user_cannot_reach_gets_its_data_elsewhere() {
     if !nix::unistd::Uid::effective().is_root() {
-        return; // then server and caller are the same user
+        return; // without root, server and caller are the same user
     }
     let scratch = Scratch::new();
     let hidden = scratch.path().join("hidden");

@@ -99,7 +99,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
             tokio::time::sleep(Duration::from_micros(any("dies after us", 500_000))).await;
         }
         api.kill().await;
-        // The next process waits for its turn.
+        // This upload has to be completed: late rounds wait until every file is.
         let api = Api::start(&app, &anna, &[]).await;
         is_gone_on_with(&app, &api, &anna, &path, (first, late), &whole).await;
         paths.push(path);

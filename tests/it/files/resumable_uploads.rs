@@ -206,7 +206,7 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
     let ended = sent(draft.append(&path, 0, "?1", "")).await;
     assert_eq!((ended.status().as_u16(), header(&ended, "upload-complete")), (200, "?1"));
     is_whole(&draft.app, &draft.anna, &path, &[]).await;
-    // There is no further byte.
+    // A length of 0, but a byte follows.
     let path = draft.create(0).await;
     is_refused(sent(draft.append(&path, 0, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
     assert_eq!(draft.state(&path).await.0, 404);
@@ -358,7 +358,7 @@ async fn what_a_transfer_is_called_is_never_what_a_file_is() {
             draft.request(Method::POST, "/v1/files"),
         ] {
             let made = sent(request.header("content-type", header_value).body("x")).await;
-            // The route requires the version of tus.
+            // A tus route, which requires a version header.
             if made.status() == 412 {
                 continue;
             }

@@ -86,7 +86,7 @@ async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
         let path = protocol.create(&app, &anna).await;
         let mut stream = protocol.begin(&app, &anna, &path).await;
         stream.write_all(&whole[..CUT]).await.unwrap();
-        // Connections of odd rounds are cut, the others hang.
+        // In half of the rounds the connection is cut, in the others it hangs.
         let hanging = (round % 4 < 2).then_some(stream);
         let at = protocol.offset(&app, &anna, &path).await;
         assert!(at <= CUT, "{at}");

@@ -259,7 +259,7 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     let failed = Failed::of(around, instance).await;
     failed.tells("first-boot: the tag Environment is missing, or is no name").is_abandoned();
 
-    // The missing value is there now, but too late.
+    // The tag exists now, but too late.
     let Failed { around, instance, .. } = failed;
     let tag = ("Environment".to_owned(), around.environment.name.clone());
     around.ec2.world().group.instance_mut(&instance.id).tags.extend([tag]);

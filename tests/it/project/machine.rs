@@ -191,7 +191,7 @@ fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
         assert!(said.ends_with(&format!("left out: {reason}\n")), "{said}");
     }
     if !geteuid().is_root() {
-        return; // and so no other machine can be made of this one
+        return; // without root, no other machine can be simulated
     }
     // A container without privileges, like most.
     let container = ["setpriv", "--bounding-set", "-sys_admin"];

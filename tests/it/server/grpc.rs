@@ -322,7 +322,7 @@ async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
     assert_eq!(told["refusal"]["code"], "RESOURCE_EXHAUSTED", "{told}");
     assert_eq!(client.check("").await, "SERVING");
     assert_eq!(client.ask("leave_one", json!({})).await["left"], 99);
-    // Its place is free as soon as the server has noticed that it is gone.
+    // A place becomes free once the server has noticed that a client has disconnected.
     let mut one: Value = Value::Null;
     eventually("a place is free", async || {
         one = client.ask("watch", json!({})).await;
