@@ -1,31 +1,30 @@
 #!/bin/bash
-# Checks a booted instance, as root on it: is it what it should be, and nothing besides? Prints a line for each check
-# and exits with 1 if one has failed.
+# Looks at a booted instance, as root on it: is it what it should be, and nothing besides? Prints a line for each check and
+# ends with 1 when one has failed.
 #   check-instance.sh            all checks
 #   check-instance.sh NAME…      these; check-instance.sh --list names them
-# It changes nothing. The lists below contain what it accepts on every instance of Debian.
+# It changes nothing. What it takes for good on every instance of Debian is in the lists below.
 set -u
 export LC_ALL=C
 
 services=(salebell-api salebell-worker salebell-terminating)
-# Carries the journal to the agent that the image has on AWS.
+# The journal, for the agent that the image has on AWS.
 [ ! -e /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent ] || services+=(salebell-logs)
 # Files on EFS, and the tunnel that leads there.
 [ ! -e /run/salebell/efs.conf ] || services+=(salebell-efs)
-# Listeners that other machines cannot reach: systemd-resolved, and DHCP.
+# Listens where nobody else can reach it: systemd-resolved, and DHCP.
 other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp ([0-9.]+|\[[0-9a-f:]+\])(%[a-z0-9]+)?:(68|546) '
-# Running services of the machine itself (hostnamed for half a minute after DHCP has provided a name), the agents that
-# the image has on AWS, and Salebell's.
+# What the machine itself has running (hostnamed for half a minute, when DHCP has told a name), the agents that the image
+# has on AWS, and ours.
 running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs|efs))\.service$'
-# Units that start by themselves: the presets of the image name the same, and generators add some more from fstab.
+# What starts by itself: the presets of the image name the same, and generators make some more, of fstab.
 enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
-# Users with a shell: none. The agent itself starts the shell of a session, for salebell-shell; a session with another
-# document than Salebell's would create an account ssm-user.
+# A shell: nobody. The agent starts that of a session itself, for salebell-shell; a session that is not by our document would
+# make an account ssm-user.
 may_have_shell='^$'
-# Set-uid and set-gid files: none.
+# Files that lend the rights of their owner or group to whoever runs them: none.
 may_lend='^$'
-# Limit for the time from the start of Salebell's first unit to the end of the last, in milliseconds; and for the whole
-# boot, from the first process on.
+# From the start of our first unit to the end of the last, in milliseconds; and the whole, from the first process on.
 own_limit_ms=${SALEBELL_CHECK_OWN_MS:-1000}
 boot_limit_ms=${SALEBELL_CHECK_BOOT_MS:-30000}
 
@@ -40,7 +39,7 @@ none() {
 pid_of() {
   systemctl show --property MainPID --value "$1"
 }
-# Address of a listener, as configured.
+# The address of a listener of ours, as the settings have it.
 setting() {
   awk -v area="[$1]" -v key="$2" '
     /^\[/ { inside = ($0 == area) } inside && $1 == key { gsub(/"/, "", $3); print $3 }' /run/salebell/instance.toml
@@ -95,14 +94,14 @@ check_logins() { # no password, no shell, no prompt
 }
 check_writable() { # by everybody: nothing but folders where nobody touches what is another's
   local places=(/)
-  # Each is a separate file system on some machines.
+  # Each is a file system of its own on some machines.
   places+=(/run /var /tmp /dev/shm /etc)
   find "${places[@]}" -xdev \( -type f -perm -0002 -o -type d -perm -0002 -not -perm -1000 \) -print 2>/dev/null |
     sort -u | none 'writable by everybody'
 }
 check_lending() { # no set-uid and no set-gid program, and no file with capabilities
   find / -xdev -type f -perm /6000 -print 2>/dev/null | grep -Ev "$may_lend" | none 'lends its rights' || return
-  # getcap is not installed; the attribute is listed without it.
+  # getcap is not there; the attribute is listed all the same.
   python3 - <<'PYTHON' | none 'has capabilities'
 import os
 for folder in ("/usr", "/opt"):
@@ -118,7 +117,7 @@ PYTHON
 check_ours() { # what we have installed belongs to root, and is as it was
   find /usr/bin/salebell /usr/lib/salebell /usr/lib/systemd/system/salebell* \( -not -user root -o -perm /0022 \) -print |
     none 'others may change it' || return
-  # A drop-in or a unit beside the image's is a manual change.
+  # A drop-in or a unit beside the image's is a change that was made by hand.
   find /etc/systemd/system /run/systemd/system -name '*salebell*' -not -path '*.wants/*' -print 2>/dev/null |
     none 'changed on this machine'
 }
@@ -127,7 +126,7 @@ check_secrets() { # for systemd alone; each service has its own copy
   for file in config.toml instance.toml; do
     [ "$(stat -c '%U %a' "/run/salebell/$file")" = 'salebell-boot 400' ] || { stat -c '%n is of %U, mode %a' "/run/salebell/$file"; return 1; }
   done
-  # In no environment and in no list of arguments.
+  # In no environment and no list of arguments.
   local service pid
   for service in "${services[@]}" salebell-ready salebell-boot; do
     systemctl show --property Environment --value "$service" | grep -i 'password\|secret\|://' | none "$service" || return
@@ -145,7 +144,7 @@ check_sandbox() { # each service: no rights, no new ones, filtered calls, a file
       /^Cap(Eff|Prm|Bnd|Amb):/ && $2 !~ /^0+$/ { print service " has " $1 $2 }
       /^NoNewPrivs:/ && $2 != 1 { print service " may get new rights" }
       /^Seccomp:/ && $2 != 2 { print service " may make any call" }' "/proc/$pid/status" | none 'not held' || return
-    # Writable mounts, except those that hold no files; a mount may be hidden below another, so each is tried.
+    # What is mounted for writing, but for what holds no files; a mount may be hidden below another, so each is tried.
     writable=$(awk '{ for (i = 7; $i != "-"; i++); split($6, options, ",")
         if (options[1] == "rw" && $(i + 1) ~ /^(ext[234]|xfs|btrfs|vfat|overlay|tmpfs|nfs4?)$/) print $5 }' "/proc/$pid/mountinfo" |
       sort -u | grep -Ev '^(/tmp|/var/tmp|/dev|/dev/shm|/var/lib/salebell(/.*)?|/var/log/salebell|/run/credentials/.*|/run/host/.*)$' |
@@ -170,7 +169,7 @@ check_files() { # where they are: on EFS with its setting, and else on the local
   for option in nfs4 vers=4.1 softerr port=20049 addr=127.0.0.1 nosuid nodev noexec; do
     [[ " ${found//,/ } " == *" $option "* ]] || { echo "$place: ${found:-not mounted}, without $option"; return 1; }
   done
-  # By number, because EFS has no user names.
+  # By number: EFS knows no names.
   [ "$(stat -c '%u:%g' "$place")" = 650:650 ] || { stat -c '%n belongs to %u:%g' "$place"; return 1; }
   echo "on ${found%% *}"
 }
@@ -186,12 +185,12 @@ check_clock() { # by the Amazon Time Service alone
     END { if (value["NTP"] != "169.254.169.123" || value["FallbackNTP"] != "") print value["NTP"], value["FallbackNTP"] }' |
     none 'asks another clock' || return
   systemctl is-enabled --quiet systemd-timesyncd || { echo 'systemd-timesyncd is not enabled'; return 1; }
-  # A container shares its host's clock, and systemd leaves that unchanged.
+  # A container has its host's clock, and systemd does not touch that.
   systemd-detect-virt --quiet --container && return
-  # timedatectl would start a service to report the same.
+  # timedatectl would start a service to tell the same.
   [ -e /run/systemd/timesync/synchronized ] || { echo 'not synchronised'; return 1; }
 }
-# Time stamp of a unit or of the machine, in milliseconds.
+# Of a unit or of the machine, in milliseconds.
 moment() {
   local us
   us=$(systemctl show --property "$2" --value ${1:+"$1"})
@@ -203,7 +202,7 @@ check_time() { # to ready: our units, and the whole
   settings=$(moment salebell-boot ActiveEnterTimestampMonotonic)
   ready=$(moment salebell-ready ActiveEnterTimestampMonotonic)
   first=$(moment '' UserspaceTimestampMonotonic)
-  # On a real machine the clock begins with the kernel.
+  # On a machine of its own the clock begins with the kernel.
   systemd-detect-virt --quiet --container || first=0
   if [ "$begun" -eq 0 ] || [ "$ready" -lt "$begun" ]; then
     echo 'it was never ready'
@@ -245,7 +244,7 @@ if [ "$(id -u)" -ne 0 ]; then
   exit 2
 fi
 [ $# -gt 0 ] || set -- "${all[@]}"
-# Waits for the end of the boot, whatever its result.
+# Not before the boot is over, whatever it came to.
 timeout 30 systemctl is-system-running --wait >/dev/null
 failures=0
 for name in "$@"; do

@@ -2,7 +2,7 @@
 a line, and metrics.log, whose lines are in CloudWatch's embedded metric format and nothing else.
 
 A file that has reached its size becomes NAME.log.1, in the place of the one before. Where we are in the journal is in
-`cursor`: a restart continues there. If it is killed between a line and its cursor, it writes this line twice."""
+`cursor`: a restart goes on there. One that was killed between a line and its cursor tells this line twice."""
 
 import datetime
 import json
@@ -23,7 +23,7 @@ class Log:
     def __init__(self, name):
         self.path = f"{FOLDER}/{name}.log"
         self.open()
-        # If a full disk has truncated the last line, start a new one.
+        # Of a line that a full disk has cut off, what follows is another one.
         if self.size and os.pread(self.file, 1, self.size - 1) != b"\n":
             self.write("")
 
@@ -47,12 +47,12 @@ class Cursor:
         self.file = os.open(f"{FOLDER}/cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def read(self):
-        """Cursor of the last entry that was carried; None the first time or if the file is damaged."""
+        """Of the last entry that was carried, None for the first time or a damaged file."""
         found = re.fullmatch(rb"(s=[0-9a-f;=a-z]+) *\n", os.pread(self.file, 512, 0))
         return found and found[1].decode()
 
     def write(self, cursor):
-        # Always of the same length, so that one call replaces it.
+        # Always as long: one call replaces it.
         os.pwrite(self.file, cursor.encode().ljust(510) + b"\n", 0)
 
 
@@ -73,7 +73,7 @@ def describe(entry):
     if ours and target == "salebell::emf" and message.startswith("{"):
         return "metrics", message
     time = datetime.datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, datetime.UTC)
-    # Any process can write to the journal, with any values.
+    # Whoever writes to the journal may write anything.
     priority = text(entry.get("PRIORITY"))
     line = {
         "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -93,12 +93,12 @@ def main():
     logs = {name: Log(name) for name in ("access", "application", "system", "metrics")}
     cursor = Cursor()
     begin = cursor.read()
-    # --all: includes fields longer than 4 KiB.
+    # --all: also what is longer than 4 KiB.
     command = ["/usr/bin/journalctl", "--follow", "--no-tail", "--all", "--output=json"]
     journal = subprocess.Popen(command + ([f"--after-cursor={begin}"] if begin else []), stdout=subprocess.PIPE)
 
-    # The services have ended earlier. Everything that they have logged precedes this mark, because their entries and
-    # the mark reach the journal through the same queue.
+    # The services have ended before us. Whatever they have said is before this mark: their entries and it come to the
+    # journal through the same queue.
     end = uuid.uuid4().hex
 
     def stop(*_):
