@@ -28,8 +28,7 @@ class ChangeSet:
             "RollbackConfiguration": {"RollbackTriggers": [], "MonitoringTimeInMinutes": 0},
         } | more
         if not existing:
-            # A ROLLBACK_COMPLETE need not be deleted by hand; resources that `make destroy` has left under their names
-            # are imported.
+            # No ROLLBACK_COMPLETE has to be deleted by hand; what `make destroy` has left under its name is imported.
             self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
         elif revert:
             self.request["DeploymentMode"] = "REVERT_DRIFT"
@@ -102,8 +101,7 @@ def line(change):
         values = f" {target['BeforeValue']} → {target.get('AfterValue')}" if "BeforeValue" in target else ""
         why.add(target.get("Name", target["Attribute"]) + values + cause)
     because = f" ({', '.join(sorted(why))})" if why else ""
-    # Conditional: CloudFormation reports this for everything that refers to what changes, because it does not know the
-    # new value yet.
+    # Conditional: reported for everything that refers to what changes, because the new value is not known yet.
     return {
         "Add": (f"    + {what}", None),
         "Import": (f"    + {what} is there already and taken over", None),

@@ -20,8 +20,7 @@ FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponsePa
 
 
 def say(text, colour=None):
-    # Characters that a terminal acts on are escaped as in JSON: logs, consoles and answers contain input from
-    # strangers.
+    # Characters that a terminal acts on are escaped as in JSON: logs, consoles and answers contain strangers' input.
     text = "".join(char if char.isprintable() or char in "\n\t" else json.dumps(char)[1:-1] for char in text)
     if colour and (os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))):
         text = f"\033[{dict(red=31, green=32, yellow=33)[colour]}m{text}\033[0m"
