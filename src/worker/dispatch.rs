@@ -29,13 +29,13 @@ const SLICES_AT_ONCE: usize = 3;
 /// `Unavailable`: the database is unavailable. Claimed events wait until their lease has expired.
 pub async fn step(app: &App) -> Result<Progress> {
     let heartbeat = app.health.watchdog.start(DispatchTask::NAME, Duration::MAX);
-    DispatchTask::new(app.clone()).round(&heartbeat).await
+    DispatchTask::default().round(app, &heartbeat).await
 }
 
 /// Task that dispatches events. It remembers which events it holds, and releases them as soon as the database
 /// answers.
+#[derive(Default)]
 pub struct DispatchTask {
-    app: App,
     held: Vec<EventId>,
 }
 
@@ -43,28 +43,19 @@ impl Task for DispatchTask {
     const NAME: &'static str = "dispatch";
     const LOG_TARGET: &'static str = "salebell::dispatch";
 
-    fn interval(&self) -> Duration {
-        self.app.config.worker.poll
+    fn notification<'a>(&'a self, app: &'a App) -> Option<&'a Notify> {
+        Some(&app.notifications.events)
     }
 
-    fn longest_round(&self) -> Duration {
-        self.app.config.worker.lease * 3
-    }
-
-    fn notification(&self) -> Option<&Notify> {
-        Some(&self.app.notifications.events)
-    }
-
-    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
-        self.release_all().await?;
-        let app = self.app.clone();
+    async fn round(&mut self, app: &App, heartbeat: &Heartbeat) -> Result<Progress> {
+        self.release_all(app).await?;
         let now = app.clock.now();
         let claim = dispatch::claim_events(
             &app.writer,
             EVENTS_AT_ONCE,
             app.config.worker.fanout_slice,
             now,
-            lease(&app),
+            lease(app),
         );
         let claimed = app.deadline.run(app.config.worker.lease, claim).await?;
         let found = claimed.quiet > 0 || !claimed.waiting.is_empty();
@@ -74,35 +65,23 @@ impl Task for DispatchTask {
             if app.stopping.is_cancelled() {
                 break;
             }
-            if self.dispatch_event(event, heartbeat).await?.is_break() {
+            if self.dispatch_event(app, event, heartbeat).await?.is_break() {
                 break;
             }
         }
         Ok(Progress::of(found))
     }
 
-    async fn finish(&mut self) -> Result<()> {
-        self.release_all().await
+    async fn finish(&mut self, app: &App) -> Result<()> {
+        self.release_all(app).await
     }
 }
 
 impl DispatchTask {
-    pub fn new(app: App) -> DispatchTask {
-        DispatchTask { app, held: Vec::new() }
-    }
-
     /// Releases the events that are held and not done.
-    async fn release_all(&mut self) -> Result<()> {
-        self.release(self.held.clone()).await?;
+    async fn release_all(&mut self, app: &App) -> Result<()> {
+        release(app, self.held.clone()).await?;
         self.held.clear();
-        Ok(())
-    }
-
-    async fn release(&self, events: Vec<EventId>) -> Result<()> {
-        if !events.is_empty() {
-            let release = dispatch::release_events(&self.app.writer, &events);
-            self.app.deadline.run(self.app.config.worker.lease, release).await?;
-        }
         Ok(())
     }
 
@@ -112,24 +91,24 @@ impl DispatchTask {
     /// meanwhile.
     async fn dispatch_event(
         &mut self,
+        app: &App,
         event: WaitingEvent,
         heartbeat: &Heartbeat,
     ) -> Result<ControlFlow<()>> {
-        let app = self.app.clone();
         let limit = app.config.worker.lease;
         let mut next = Some(WatchSlice { after: event.last_watch_id, end: event.slice_end });
         let mut go_on = ControlFlow::Continue(());
         if event.slice_end.is_some() {
             go_on = ControlFlow::Break(());
             let others = self.held.extract_if(.., |held| *held != event.id).collect();
-            self.release(others).await?;
+            release(app, others).await?;
         }
         let mut making = FuturesOrdered::new();
         loop {
             while let Some(slice) =
                 next.filter(|_| making.len() < SLICES_AT_ONCE && !app.stopping.is_cancelled())
             {
-                making.push_back(make_slice(&app, &event, slice));
+                making.push_back(make_slice(app, &event, slice));
                 next = match slice.end {
                     None => None,
                     Some(after) => {
@@ -161,6 +140,14 @@ impl DispatchTask {
         histogram!("salebell_dispatch_lag_seconds").record(lag.as_seconds_f64().max(0.0));
         Ok(go_on)
     }
+}
+
+async fn release(app: &App, events: Vec<EventId>) -> Result<()> {
+    if !events.is_empty() {
+        let release = dispatch::release_events(&app.writer, &events);
+        app.deadline.run(app.config.worker.lease, release).await?;
+    }
+    Ok(())
 }
 
 async fn make_slice(app: &App, event: &WaitingEvent, slice: WatchSlice) -> Result<(MadeSlice, Times)> {

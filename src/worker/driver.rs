@@ -48,13 +48,18 @@ pub trait Task: Send {
     const LOG_TARGET: &'static str;
 
     /// Time from the beginning of an idle round to the next round.
-    fn interval(&self) -> Duration;
+    fn interval(&self, app: &App) -> Duration {
+        app.config.worker.poll
+    }
 
-    /// Longest time between two heartbeats of a round: when it has passed, the watchdog considers the process hung.
-    fn longest_round(&self) -> Duration;
+    /// Longest time between two heartbeats of a round: when it has passed, the watchdog considers the process hung. The
+    /// default is for rounds that wait for the database three times at most.
+    fn longest_round(&self, app: &App) -> Duration {
+        app.config.worker.lease * 3
+    }
 
     /// Signal that there may be something to do before the interval is over.
-    fn notification(&self) -> Option<&Notify> {
+    fn notification<'a>(&'a self, _: &'a App) -> Option<&'a Notify> {
         None
     }
 
@@ -62,26 +67,26 @@ pub trait Task: Send {
     ///
     /// # Errors
     /// The round failed; it is logged and tried again.
-    fn round(&mut self, heartbeat: &Heartbeat) -> impl Future<Output = Result<Progress>> + Send;
+    fn round(&mut self, app: &App, heartbeat: &Heartbeat) -> impl Future<Output = Result<Progress>> + Send;
 
     /// Releases what the task still holds when the process stops.
     ///
     /// # Errors
     /// It was not released, and waits for its lease to expire.
-    fn finish(&mut self) -> impl Future<Output = Result<()>> + Send {
+    fn finish(&mut self, _: &App) -> impl Future<Output = Result<()>> + Send {
         std::future::ready(Ok(()))
     }
 }
 
 /// Runs a task until `app.stopping`; the round in progress is finished first.
 pub async fn run<T: Task>(app: App, mut task: T) {
-    let heartbeat =
-        app.health.watchdog.start(T::NAME, task.longest_round() + MAX_BACKOFF.max(task.interval()));
+    let interval = task.interval(&app);
+    let heartbeat = app.health.watchdog.start(T::NAME, task.longest_round(&app) + MAX_BACKOFF.max(interval));
     let mut failures = 0;
     while !app.stopping.is_cancelled() {
         heartbeat.beat();
         let began = Instant::now();
-        let progress = task.round(&heartbeat).await;
+        let progress = task.round(&app, &heartbeat).await;
         count_round(T::NAME, &progress);
         let wait = async {
             match progress {
@@ -89,15 +94,15 @@ pub async fn run<T: Task>(app: App, mut task: T) {
                 Ok(Progress::Idle) => {
                     failures = 0;
                     // From its beginning: a round that has itself waited for a message of the bus waits no longer.
-                    notified_or(task.notification(), began + task.interval()).await;
+                    notified_or(task.notification(&app), began + interval).await;
                 }
                 Err(error) => {
                     log::warn!(target: T::LOG_TARGET, "a round failed, retrying: {}", chain(&error));
                     // A notification shortens the wait, but never below the interval: every round may meet the same
                     // failure.
                     let failed = Instant::now();
-                    sleep(task.interval()).await;
-                    notified_or(task.notification(), failed + backoff(task.interval(), failures)).await;
+                    sleep(interval).await;
+                    notified_or(task.notification(&app), failed + backoff(interval, failures)).await;
                     failures += 1;
                 }
             }
@@ -107,7 +112,7 @@ pub async fn run<T: Task>(app: App, mut task: T) {
             () = app.stopping.cancelled() => {}
         }
     }
-    if let Err(error) = task.finish().await {
+    if let Err(error) = task.finish(&app).await {
         log::warn!(target: T::LOG_TARGET, "what is held waits for its lease to expire: {}", chain(&error));
     }
 }

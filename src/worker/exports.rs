@@ -50,30 +50,14 @@ pub struct ExportOptions {
 }
 
 /// Task that writes exports one after another.
-pub struct ExportTask {
-    app: App,
-}
-
-impl ExportTask {
-    pub fn new(app: App) -> ExportTask {
-        ExportTask { app }
-    }
-}
+pub struct ExportTask;
 
 impl Task for ExportTask {
     const NAME: &'static str = "exports";
     const LOG_TARGET: &'static str = "salebell::exports";
 
-    fn interval(&self) -> Duration {
-        self.app.config.worker.poll
-    }
-
-    fn longest_round(&self) -> Duration {
-        self.app.config.worker.lease * 3
-    }
-
-    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
-        step(&self.app, || heartbeat.beat()).await
+    async fn round(&mut self, app: &App, heartbeat: &Heartbeat) -> Result<Progress> {
+        step(app, || heartbeat.beat()).await
     }
 }
 

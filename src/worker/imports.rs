@@ -61,30 +61,14 @@ const MOST_KNOWN_STORES: usize = 10_000;
 const REFUSALS_AT_ONCE: usize = 1_000;
 
 /// Task that reads imports one after another.
-pub struct ImportTask {
-    app: App,
-}
-
-impl ImportTask {
-    pub fn new(app: App) -> ImportTask {
-        ImportTask { app }
-    }
-}
+pub struct ImportTask;
 
 impl Task for ImportTask {
     const NAME: &'static str = "imports";
     const LOG_TARGET: &'static str = "salebell::imports";
 
-    fn interval(&self) -> Duration {
-        self.app.config.worker.poll
-    }
-
-    fn longest_round(&self) -> Duration {
-        self.app.config.worker.lease * 3
-    }
-
-    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
-        step(&self.app, || heartbeat.beat()).await
+    async fn round(&mut self, app: &App, heartbeat: &Heartbeat) -> Result<Progress> {
+        step(app, || heartbeat.beat()).await
     }
 }
 

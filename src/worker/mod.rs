@@ -36,17 +36,17 @@ pub async fn run(app: App) -> Result<()> {
     };
     let mut tasks = JoinSet::new();
     for _ in 0..app.config.worker.record_concurrency {
-        tasks.spawn(driver::run(app.clone(), RecordTask::new(app.clone())));
+        tasks.spawn(driver::run(app.clone(), RecordTask));
     }
-    tasks.spawn(driver::run(app.clone(), DispatchTask::new(app.clone())));
-    if let Some(publish) = PublishTask::new(app.clone()) {
-        tasks.spawn(driver::run(app.clone(), publish));
+    tasks.spawn(driver::run(app.clone(), DispatchTask::default()));
+    if app.events_topic.is_some() {
+        tasks.spawn(driver::run(app.clone(), PublishTask));
     }
     tasks.spawn(deliver::run(app.clone()));
-    tasks.spawn(driver::run(app.clone(), ImportTask::new(app.clone())));
-    tasks.spawn(driver::run(app.clone(), ExportTask::new(app.clone())));
-    tasks.spawn(driver::run(app.clone(), ScheduleTask::new(app.clone())));
-    tasks.spawn(driver::run(app.clone(), WeeklyMailTask::new(app.clone())));
+    tasks.spawn(driver::run(app.clone(), ImportTask));
+    tasks.spawn(driver::run(app.clone(), ExportTask));
+    tasks.spawn(driver::run(app.clone(), ScheduleTask));
+    tasks.spawn(driver::run(app.clone(), WeeklyMailTask));
     let first = tasks.join_next().await;
     let early = !app.stopping.is_cancelled();
     app.stopping.cancel();

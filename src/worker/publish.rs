@@ -35,36 +35,23 @@ const EVENTS_AT_ONCE: i64 = 500;
 /// Most events in flight at once, in requests of ten.
 const WAVE: usize = 80;
 
-/// Task that publishes events.
-pub struct PublishTask {
-    app: App,
-}
-
-impl PublishTask {
-    /// Returns `None` if the settings name no topic.
-    pub fn new(app: App) -> Option<PublishTask> {
-        app.events_topic.is_some().then_some(PublishTask { app })
-    }
-}
+/// Task that publishes events, where the settings name a topic.
+pub struct PublishTask;
 
 impl Task for PublishTask {
     const NAME: &'static str = "publish";
     const LOG_TARGET: &'static str = "salebell::publish";
 
-    fn interval(&self) -> Duration {
-        self.app.config.worker.poll
+    fn longest_round(&self, app: &App) -> Duration {
+        app.config.worker.lease * 4 + TURN * 2
     }
 
-    fn longest_round(&self) -> Duration {
-        self.app.config.worker.lease * 4 + TURN * 2
+    fn notification<'a>(&'a self, app: &'a App) -> Option<&'a Notify> {
+        Some(&app.notifications.publications)
     }
 
-    fn notification(&self) -> Option<&Notify> {
-        Some(&self.app.notifications.publications)
-    }
-
-    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
-        step(&self.app).await
+    async fn round(&mut self, app: &App, _: &Heartbeat) -> Result<Progress> {
+        step(app).await
     }
 }
 

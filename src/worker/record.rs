@@ -28,40 +28,30 @@ const MAX_LOOKS: usize = 1_000;
 const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// Task that records messages of the bus; one of `worker.record_concurrency`.
-pub struct RecordTask {
-    app: App,
-    /// How long one request for a message waits on the bus.
-    long_poll: Duration,
-}
+pub struct RecordTask;
 
-impl RecordTask {
-    pub fn new(app: App) -> RecordTask {
-        let long_poll = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
-        RecordTask { app, long_poll }
-    }
+/// How long the bus is asked for a message.
+fn long_poll(app: &App) -> Duration {
+    if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO }
 }
 
 impl Task for RecordTask {
     const NAME: &'static str = "record";
     const LOG_TARGET: &'static str = "salebell::record";
 
-    fn interval(&self) -> Duration {
-        self.app.config.worker.poll
+    fn longest_round(&self, app: &App) -> Duration {
+        app.config.worker.lease * 3 + attempt_limit(app) + long_poll(app) * 2
     }
 
-    fn longest_round(&self) -> Duration {
-        self.app.config.worker.lease * 3 + attempt_limit(&self.app) + self.long_poll * 2
+    fn notification<'a>(&'a self, app: &'a App) -> Option<&'a Notify> {
+        Some(&app.notifications.prices)
     }
 
-    fn notification(&self) -> Option<&Notify> {
-        Some(&self.app.notifications.prices)
-    }
-
-    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
-        let progress = round(&self.app, self.long_poll, &|| heartbeat.beat()).await?;
+    async fn round(&mut self, app: &App, heartbeat: &Heartbeat) -> Result<Progress> {
+        let progress = round(app, long_poll(app), &|| heartbeat.beat()).await?;
         if progress.is_more() {
             // Where one message was, there may be more: wake another task.
-            self.app.notifications.prices.notify_one();
+            app.notifications.prices.notify_one();
         }
         Ok(progress)
     }

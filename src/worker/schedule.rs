@@ -112,31 +112,23 @@ impl Job {
 }
 
 /// Task that runs the jobs that are due.
-pub struct ScheduleTask {
-    app: App,
-}
-
-impl ScheduleTask {
-    pub fn new(app: App) -> ScheduleTask {
-        ScheduleTask { app }
-    }
-}
+pub struct ScheduleTask;
 
 impl Task for ScheduleTask {
     const NAME: &'static str = "schedule";
     const LOG_TARGET: &'static str = "salebell::schedule";
 
-    fn interval(&self) -> Duration {
+    fn interval(&self, _: &App) -> Duration {
         Duration::from_secs(10)
     }
 
-    fn longest_round(&self) -> Duration {
-        JOB_LIMIT * Job::ALL.len() as u32 + self.app.config.worker.lease * 3
+    fn longest_round(&self, app: &App) -> Duration {
+        JOB_LIMIT * Job::ALL.len() as u32 + app.config.worker.lease * 3
     }
 
-    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
+    async fn round(&mut self, app: &App, _: &Heartbeat) -> Result<Progress> {
         // Idle even after a job: no job is due again at once.
-        round(&self.app).await.map(|_| Progress::Idle)
+        round(app).await.map(|_| Progress::Idle)
     }
 }
 

@@ -25,30 +25,22 @@ use crate::weekly_report::{WeeklyReport, mail};
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Task that mails the weekly report.
-pub struct WeeklyMailTask {
-    app: App,
-}
-
-impl WeeklyMailTask {
-    pub fn new(app: App) -> WeeklyMailTask {
-        WeeklyMailTask { app }
-    }
-}
+pub struct WeeklyMailTask;
 
 impl Task for WeeklyMailTask {
     const NAME: &'static str = "weekly mail";
     const LOG_TARGET: &'static str = "salebell::mail";
 
-    fn interval(&self) -> Duration {
+    fn interval(&self, _: &App) -> Duration {
         Duration::from_secs(5)
     }
 
-    fn longest_round(&self) -> Duration {
-        self.app.config.email.timeout + self.app.config.worker.lease * 6
+    fn longest_round(&self, app: &App) -> Duration {
+        app.config.email.timeout + app.config.worker.lease * 6
     }
 
-    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
-        step(&self.app).await
+    async fn round(&mut self, app: &App, _: &Heartbeat) -> Result<Progress> {
+        step(app).await
     }
 }
 

@@ -290,7 +290,7 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     let settings = queues.settings();
     let settings = [&settings[..], &[("SALEBELL_DATABASE__URL", app.database.url.as_str())]].concat();
     let other = TestApp::builder().settings(&settings).spawn().await;
-    let recording = tokio::spawn(driver::run(app.state.clone(), RecordTask::new(app.state.clone())));
+    let recording = tokio::spawn(driver::run(app.state.clone(), RecordTask));
     let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
     done(&other, &shop, &first).await;
     // By now the worker is in a long poll of 20 s.

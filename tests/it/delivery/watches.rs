@@ -227,7 +227,7 @@ async fn a_worker_that_stops_gives_a_large_event_back() {
     drop(first);
     app.report(&shop, json!([seen("a", "15.00", 2)])).await;
     app.record_all().await;
-    let worker = tokio::spawn(driver::run(app.state.clone(), DispatchTask::new(app.state.clone())));
+    let worker = tokio::spawn(driver::run(app.state.clone(), DispatchTask::default()));
     app.until("select count(*) > 3 from notices").await;
     app.state.stopping.cancel();
     worker.await.unwrap();

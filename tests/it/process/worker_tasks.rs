@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use salebell::app::App;
 use salebell::error::{Error, Result};
 use salebell::health::watchdog::Heartbeat;
 use salebell::worker::driver::{self, Progress, Task};
@@ -25,24 +26,24 @@ impl Task for Scripted {
     const NAME: &'static str = "scripted";
     const LOG_TARGET: &'static str = "salebell::scripted";
 
-    fn interval(&self) -> Duration {
+    fn interval(&self, _: &App) -> Duration {
         self.interval
     }
 
-    fn longest_round(&self) -> Duration {
+    fn longest_round(&self, _: &App) -> Duration {
         Duration::from_secs(1)
     }
 
-    fn notification(&self) -> Option<&Notify> {
+    fn notification<'a>(&'a self, _: &'a App) -> Option<&'a Notify> {
         Some(&self.notification)
     }
 
-    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
+    async fn round(&mut self, _: &App, _: &Heartbeat) -> Result<Progress> {
         self.began.send("round").unwrap();
         self.rounds.next().unwrap_or(Ok(Progress::Idle))
     }
 
-    async fn finish(&mut self) -> Result<()> {
+    async fn finish(&mut self, _: &App) -> Result<()> {
         self.began.send("finish").unwrap();
         Ok(())
     }
