@@ -2,7 +2,7 @@
 //! expired, whatever the clock of its machine says.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
@@ -91,6 +91,11 @@ impl Clock {
     fn told(&self) -> Option<Observed> {
         self.database.as_ref().and_then(|database| *database.lock())
     }
+}
+
+/// The same length of time as a difference of two times; the largest one if it is longer.
+pub fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
 #[cfg(test)]

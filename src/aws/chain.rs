@@ -17,6 +17,7 @@ use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
+use super::pause::pause_after;
 use crate::clock::Clock;
 use crate::error;
 
@@ -206,7 +207,7 @@ impl Chain {
             }
             state.reason = reason;
         }
-        Some(super::pause_after(state.in_vain, FIRST_PAUSE, LONGEST_PAUSE))
+        Some(pause_after(state.in_vain, FIRST_PAUSE, LONGEST_PAUSE))
     }
 }
 

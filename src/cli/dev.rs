@@ -11,7 +11,6 @@ mod welcome;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
@@ -34,8 +33,6 @@ use crate::{secrets, store, telemetry, worker};
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
 /// Default address of gRPC, unless another program uses it.
 const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
-/// Timeout of the first response of our own API.
-const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
 ///

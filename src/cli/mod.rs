@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{anyhow, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use self::api_client::running_dev::RunningDev;
@@ -185,7 +185,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "dev")]
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return files::run(action).await,
-        Command::Reference(arguments) => reference::run(&arguments)?,
+        Command::Reference(arguments) => reference::run(&arguments, Arguments::command())?,
         Command::Report(arguments) => return report::run(arguments).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::io::{self, Write as _};
 
 use anyhow::Context;
-use clap::{CommandFactory, ValueEnum};
+use clap::ValueEnum;
 
 use crate::config::settings::AREAS;
 use crate::error::{Error, Kind};
@@ -45,13 +45,13 @@ impl ReferencePage {
         }
     }
 
-    /// Renders the text of the page.
-    pub fn render(self) -> String {
+    /// Renders the text of the page. `program` is the command line.
+    pub fn render(self, program: clap::Command) -> String {
         let (title, introduction, body) = match self {
             ReferencePage::Settings => ("Settings", SETTINGS, settings()),
             ReferencePage::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
             ReferencePage::Problems => ("Problems", PROBLEMS, problems()),
-            ReferencePage::Commands => ("Commands", COMMANDS, commands()),
+            ReferencePage::Commands => ("Commands", COMMANDS, commands(program)),
         };
         let name = self.name();
         format!(
@@ -64,8 +64,8 @@ impl ReferencePage {
 ///
 /// # Errors
 /// Standard output cannot be written to; a reader that has seen enough, such as `head`, is none.
-pub fn run(arguments: &ReferenceArguments) -> anyhow::Result<()> {
-    match io::stdout().write_all(arguments.page.render().as_bytes()) {
+pub fn run(arguments: &ReferenceArguments, program: clap::Command) -> anyhow::Result<()> {
+    match io::stdout().write_all(arguments.page.render(program).as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
@@ -189,11 +189,10 @@ fn when(kind: Kind) -> &'static str {
     }
 }
 
-fn commands() -> String {
-    let mut root = super::Arguments::command();
-    root.build();
+fn commands(mut program: clap::Command) -> String {
+    program.build();
     let mut page = String::new();
-    describe(&root, "", &mut page);
+    describe(&program, "", &mut page);
     page.trim_start().to_owned()
 }
 

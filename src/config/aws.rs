@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Reader;
+use super::reader::Reader;
 
 /// Prefix of a parameter whose value is in Secrets Manager.
 pub const SECRET_PREFIX: &str = "secret:";

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use url::Url;
 
-use super::Reader;
+use super::reader::Reader;
 
 /// `[bus]`: kind of the bus, and its topics and queues on AWS.
 #[derive(Clone, Debug)]

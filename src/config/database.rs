@@ -5,7 +5,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{AwsConfig, Reader};
+use super::aws::AwsConfig;
+use super::reader::Reader;
 
 /// `[database]`: addresses, log-in and limits of the connections.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use lettre::message::Mailbox;
 use secrecy::SecretString;
 use url::{Host, Url};
 
-use super::Reader;
+use super::reader::Reader;
 use crate::domain::mail_domain;
 
 /// `[email]`: the mail server, and how it is reached.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Reader;
+use super::reader::Reader;
 
 /// Size in bytes of the largest file in S3: 10,000 parts of 5 MiB.
 pub const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Reader;
+use super::reader::Reader;
 
 /// `[instance]`: the group, its hooks, and when the instance requests its replacement.
 #[derive(Clone, Debug)]

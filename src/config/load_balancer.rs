@@ -1,6 +1,7 @@
 //! `[auth.alb]`: the Application Load Balancer whose claims about a browser's user are trusted.
 
-use super::{Reader, ServerConfig, is_loopback};
+use super::reader::Reader;
+use super::server::ServerConfig;
 use crate::domain::api_key;
 
 /// `[auth.alb]`: the load balancer, and the scopes of its users.
@@ -75,6 +76,16 @@ impl LoadBalancerConfig {
             scope_prefix: scope_prefix.unwrap_or_default(),
             keys_url: keys_url.unwrap_or(of_aws).trim_end_matches('/').to_owned(),
         }))
+    }
+}
+
+/// Whether a URL names this machine.
+pub(super) fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment, and
 //! `/salebell/<environment>/database/url` in Parameter Store, from which `salebell boot` writes such a file.
 
+mod auth;
 mod aws;
 mod bus;
 mod database;
@@ -12,12 +13,12 @@ mod files;
 mod instance;
 mod load_balancer;
 mod reader;
+mod server;
 pub mod settings;
 mod telemetry;
 mod tls;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -27,8 +28,8 @@ use chrono::TimeDelta;
 use ipnet::IpNet;
 use lettre::Address;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 
+pub use self::auth::{AuthConfig, Issuer};
 pub use self::aws::{AwsConfig, SECRET_PREFIX, SecretName, SecretSetting};
 pub use self::bus::{Arn, BusConfig, BusKind};
 pub use self::database::DatabaseConfig;
@@ -36,12 +37,12 @@ pub use self::email::{EmailConfig, MailServer, MailTls};
 pub use self::files::{FileStore, FilesConfig, MAX_BYTES_IN_S3};
 pub use self::instance::InstanceConfig;
 pub use self::load_balancer::LoadBalancerConfig;
+pub use self::reader::Problems;
 use self::reader::Reader;
+pub use self::server::{ConnectionLimit, ServerConfig};
 pub use self::telemetry::{EmfTarget, TelemetryConfig};
 pub use self::tls::TlsConfig;
-use crate::domain::api_key;
 use crate::domain::price::{GlitchRules, Rules};
-use crate::domain::public_keys::read_keys;
 
 /// Lower bound of `database.max_connections`: a worker keeps one connection for notifications, and dispatch keeps some
 /// transactions open while it needs further connections.
@@ -67,141 +68,6 @@ pub struct Config {
     pub stats: StatsConfig,
     pub telemetry: TelemetryConfig,
     pub log: LogConfig,
-}
-
-/// `[server]`: listeners and HTTP limits.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// `server.listen`: address of the API; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// `server.grpc_listen`: address of gRPC; port 0 takes a free one. `None` (`off`, or empty): no gRPC.
-    pub grpc_listen: Option<SocketAddr>,
-    /// `server.tls`, `server.certificate`, `server.key`: encryption of the HTTP and the gRPC listener.
-    pub tls: TlsConfig,
-    /// `server.metrics_listen`: address of the Prometheus metrics of `salebell api`; loopback only.
-    pub metrics_listen: SocketAddr,
-    /// `server.request_timeout_s`: timeout of a request with a bounded body.
-    pub request_timeout: Duration,
-    /// `server.header_timeout_s`: timeout of a TLS handshake, and of a request's headers from their first byte on.
-    pub header_timeout: Duration,
-    /// `server.idle_timeout_s`: timeout of an idle connection. Longer than the load balancer's own, 60 s, which
-    /// therefore never sends a request on a connection that is being closed.
-    pub idle_timeout: Duration,
-    /// `server.body_idle_timeout_s`: longest pause of a streamed body, and longest time in which a client reads nothing
-    /// of a response.
-    pub body_idle_timeout: Duration,
-    /// `server.linger_s`: time for which new connections are still accepted after SIGTERM, while readiness already
-    /// fails. Longer than the load balancer needs to notice.
-    pub linger: Duration,
-    /// `server.drain_s`: time that requests in flight have to finish after `server.linger_s`. The unit's stop timeout
-    /// must be longer than the sum of both.
-    pub drain: Duration,
-    /// `server.max_connections`: most concurrent connections of a listener. Beyond them only health checks are
-    /// answered.
-    pub max_connections: ConnectionLimit,
-    /// `server.max_json_bytes`: size of the largest JSON body.
-    pub max_json_bytes: usize,
-    /// `server.rate_limit_per_minute`: most requests of one account, or of one address without a token. 0: no limit.
-    pub rate_limit_per_minute: u64,
-    /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` headers are trusted.
-    pub trusted_proxies: Vec<IpNet>,
-}
-
-/// Value of `server.max_connections`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionLimit {
-    /// `auto`: the file descriptors that the process may open, less a reserve for everything else.
-    Automatic,
-    /// `0`: no limit.
-    Unlimited,
-    Count(usize),
-}
-
-impl FromStr for ConnectionLimit {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<ConnectionLimit, Self::Err> {
-        match text {
-            "auto" => Ok(ConnectionLimit::Automatic),
-            number => match number.parse() {
-                Ok(0) => Ok(ConnectionLimit::Unlimited),
-                Ok(count) => Ok(ConnectionLimit::Count(count)),
-                Err(_) => Err("must be auto or a number"),
-            },
-        }
-    }
-}
-
-/// Address of a listener that can be off. `off` exists because Parameter Store cannot hold an empty value.
-struct Listen(Option<SocketAddr>);
-
-impl FromStr for Listen {
-    type Err = std::net::AddrParseError;
-
-    fn from_str(text: &str) -> Result<Listen, Self::Err> {
-        match text {
-            "" | "off" => Ok(Listen(None)),
-            address => Ok(Listen(Some(address.parse()?))),
-        }
-    }
-}
-
-impl ServerConfig {
-    /// Time within which a process ends after SIGTERM: `server.linger_s`, `server.drain_s` and another 5 s.
-    pub fn stop_limit(&self) -> Duration {
-        self.linger + self.drain + Duration::from_secs(5)
-    }
-}
-
-/// `[auth]`: issuers whose tokens are accepted.
-#[derive(Clone, Debug)]
-pub struct AuthConfig {
-    /// `auth.issuers`: issuers whose JWTs are accepted. A list of tables in the file, a JSON list in the environment.
-    pub issuers: Vec<Issuer>,
-    /// `[auth.alb]`; `None` without `auth.alb.arn`.
-    pub alb: Option<LoadBalancerConfig>,
-}
-
-/// One token issuer.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Issuer {
-    /// Required value of `iss`, compared exactly.
-    pub issuer: String,
-    /// Accepted values of `aud` (or of `client_id`, if a token has no `aud`).
-    #[serde(default)]
-    pub audiences: Vec<String>,
-    /// Accepted values of `client_id`, as in the access tokens of Cognito; this or `audiences`, or both.
-    #[serde(default)]
-    pub client_ids: Vec<String>,
-    /// Accepted algorithms, out of `RS256`, `ES256` and `EdDSA`.
-    pub algorithms: Vec<String>,
-    /// Address of the issuer's keys; this or `jwks`.
-    #[serde(default)]
-    pub jwks_url: Option<String>,
-    /// The issuer's keys themselves, as a JSON Web Key Set.
-    #[serde(default)]
-    pub jwks: Option<serde_json::Value>,
-    /// Claim that holds the scopes, as a list or as text with spaces.
-    #[serde(default = "scope_claim")]
-    pub scope_claim: String,
-    /// Prefix of each of our scopes in `scope_claim`, such as Cognito's `<resource server>/`.
-    #[serde(default)]
-    pub scope_prefix: String,
-    /// Claim that holds the groups of a user, as a list.
-    #[serde(default = "groups_claim")]
-    pub groups_claim: String,
-    /// Further scopes of the members of a group: group → scopes.
-    #[serde(default)]
-    pub group_scopes: BTreeMap<String, Vec<String>>,
-}
-
-fn scope_claim() -> String {
-    "scope".to_owned()
-}
-
-fn groups_claim() -> String {
-    "cognito:groups".to_owned()
 }
 
 /// `[worker]`: the loops of `salebell worker`.
@@ -284,19 +150,6 @@ impl FromStr for LogTarget {
     }
 }
 
-/// All problems of a configuration. Values are never repeated, since they may be secret.
-#[derive(Debug)]
-pub struct Problems(pub Vec<String>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} problem(s)", self.0.len())?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for Problems {}
-
 impl Config {
     /// Loads the file (if one is named) and the variables `SALEBELL_<AREA>__<KEY>` of `environment`.
     ///
@@ -320,14 +173,9 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
         let (reader, config) = Config::read_all(file, changed, environment)?;
-        let (config, unknown) = reader.finish(config);
-        match (config, unknown) {
-            (Ok(config), unknown) if unknown.is_empty() => Ok(config),
-            (config, unknown) => {
-                let told = config.err().into_iter().flat_map(|problems| problems.0);
-                Err(Problems(told.chain(unknown.into_values()).collect()))
-            }
-        }
+        let (mut problems, unknown) = reader.finish();
+        problems.extend(unknown.into_values());
+        without(problems, config)
     }
 
     /// Loads the configuration of a command that runs beside the services, has none of their secrets, and must work
@@ -395,7 +243,8 @@ impl Config {
         let mut reader = Reader::new(table);
         reader.parameters = Some(path.to_owned());
         let config = Config::read(&mut reader);
-        reader.finish(config)
+        let (problems, unknown) = reader.finish();
+        (without(problems, config), unknown)
     }
 
     /// Path of the settings file: the named one, or else `config.toml` among the credentials that systemd passes to a
@@ -412,26 +261,9 @@ impl Config {
     /// Reads every setting, one line each; `settings::AREAS` has their defaults.
     fn read(r: &mut Reader) -> Option<Config> {
         let aws = AwsConfig::read(r)?;
-        let Listen(grpc_listen) = r.get("server.grpc_listen")?;
-        let server = ServerConfig {
-            listen: r.get("server.listen")?,
-            grpc_listen,
-            tls: TlsConfig::read(r)?,
-            metrics_listen: r.get("server.metrics_listen")?,
-            request_timeout: r.seconds("server.request_timeout_s")?,
-            header_timeout: r.seconds("server.header_timeout_s")?,
-            idle_timeout: r.seconds("server.idle_timeout_s")?,
-            body_idle_timeout: r.seconds("server.body_idle_timeout_s")?,
-            linger: r.seconds("server.linger_s")?,
-            drain: r.seconds("server.drain_s")?,
-            max_connections: r.get("server.max_connections")?,
-            max_json_bytes: r.get("server.max_json_bytes")?,
-            rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
-            trusted_proxies: r.words("server.trusted_proxies")?,
-        };
+        let server = ServerConfig::read(r)?;
         let database = DatabaseConfig::read(r, &aws)?;
-        let auth =
-            AuthConfig { issuers: r.list_of("auth.issuers")?, alb: LoadBalancerConfig::read(r, &server)? };
+        let auth = AuthConfig::read(r, &server)?;
         let worker = WorkerConfig {
             metrics_listen: r.get("worker.metrics_listen")?,
             record_concurrency: r.get("worker.record_concurrency")?,
@@ -535,6 +367,11 @@ impl Config {
     }
 }
 
+/// The configuration, if there are no problems.
+fn without(problems: Vec<String>, config: Option<Config>) -> Result<Config, Problems> {
+    config.filter(|_| problems.is_empty()).ok_or(Problems(problems))
+}
+
 fn merge(
     sources: config::ConfigBuilder<config::builder::DefaultState>,
 ) -> Result<serde_json::Value, Problems> {
@@ -544,47 +381,6 @@ fn merge(
 /// Keeps the first line only: the others quote the file, which may hold secrets.
 fn first_line(error: &config::ConfigError) -> Problems {
     Problems(vec![error.to_string().lines().next().unwrap_or_default().to_owned()])
-}
-
-impl Issuer {
-    fn check(&self) -> Result<(), String> {
-        let pinned = !self.audiences.is_empty() || !self.client_ids.is_empty();
-        if self.issuer.is_empty() || !pinned || self.algorithms.is_empty() {
-            return Err("needs issuer, audiences or client_ids, and algorithms".to_owned());
-        }
-        let mut of_groups = self.group_scopes.values().flatten();
-        if of_groups.any(|scope| !api_key::SCOPES.contains(&scope.as_str())) {
-            return Err(format!("has group_scopes with others than {}", api_key::SCOPES.join(", ")));
-        }
-        if let Some(other) =
-            self.algorithms.iter().find(|a| !matches!(a.as_str(), "RS256" | "ES256" | "EdDSA"))
-        {
-            return Err(format!("knows RS256, ES256 and EdDSA, not {other}"));
-        }
-        if self.jwks_url.is_some() == self.jwks.is_some() {
-            return Err("needs one of jwks_url and jwks".to_owned());
-        }
-        // Plain http is refused elsewhere: an attacker who changes the response could issue tokens.
-        let url = self.jwks_url.as_deref().map(url::Url::parse);
-        match url {
-            Some(Ok(url)) if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) => {}
-            None => {}
-            Some(_) => return Err("needs a jwks_url of https, or of http on loopback".to_owned()),
-        }
-        if self.jwks.as_ref().is_some_and(|set| read_keys(set).is_empty()) {
-            return Err("has no key in jwks that verifies RS256, ES256 or EdDSA".to_owned());
-        }
-        Ok(())
-    }
-}
-
-fn is_loopback(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,19 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::settings::{self, Setting};
-use super::{Config, Problems};
+
+/// All problems of a configuration. Values are never repeated, since they may be secret.
+#[derive(Debug)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} problem(s)", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
 
 /// Flattens nested tables: `{"auth": {"alb": {"arn": …}}}` becomes `auth.alb.arn`.
 fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, serde_json::Value>) {
@@ -130,16 +142,10 @@ impl Reader {
         }))
     }
 
-    /// Returns the result, and the keys that no setting took, each with a message.
-    pub(super) fn finish(
-        mut self,
-        config: Option<Config>,
-    ) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+    /// Returns the problems of all settings, and the keys that no setting took, each with a message.
+    pub(super) fn finish(mut self) -> (Vec<String>, BTreeMap<String, String>) {
         let unknown = std::mem::take(&mut self.values).into_keys();
         let unknown = unknown.map(|key| (key.clone(), self.about(&key, "is unknown"))).collect();
-        match config {
-            Some(config) if self.problems.is_empty() => (Ok(config), unknown),
-            _ => (Err(Problems(self.problems)), unknown),
-        }
+        (self.problems, unknown)
     }
 }

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{AwsConfig, Reader};
+use super::aws::AwsConfig;
+use super::reader::Reader;
 
 /// `[telemetry]`: destination and dimensions of the metrics.
 #[derive(Clone, Debug)]

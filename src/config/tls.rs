@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Reader;
+use super::reader::Reader;
 
 /// Value of `server.tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,18 @@ text_enum! {
 }
 
 text_enum! {
+    /// Why a channel is disabled.
+    pub enum DisabledReason {
+        /// The receiver answered 410.
+        Gone = "gone",
+        /// No delivery has succeeded in five days.
+        Failing = "failing",
+        /// It is being removed.
+        Deleted = "deleted",
+    }
+}
+
+text_enum! {
     /// Reason why a delivery is dead or cancelled.
     pub enum DeliveryReason {
         /// The receiver answered 410 (Gone).

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 
-use super::{METHODS, Method};
+use super::methods::{METHODS, Method};
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::telemetry::trace_context::{TraceContext, request_id};

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
-use super::SERVICES;
+use super::methods::SERVICES;
 use crate::error::{Error, Kind};
 use crate::health::dead_man;
 

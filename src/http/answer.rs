@@ -5,10 +5,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::extract::conditional::{IfNoneMatch, tagged};
+use super::json::{JSON, to_json};
 use crate::error::{Error, Result};
-
-/// Media type of JSON.
-pub const JSON: &str = "application/json";
 
 /// A 200 response with JSON and without an entity tag.
 pub struct JsonAnswer<T>(pub T);
@@ -38,6 +36,13 @@ impl<T> Tagged<T> {
     /// A response that is 304 if one of the tags in `if_none_match` is that of `value`.
     pub fn unless_known(value: T, if_none_match: IfNoneMatch) -> Tagged<T> {
         Tagged { value, if_none_match }
+    }
+}
+
+impl IfNoneMatch {
+    /// Responds with `value`, or with 304 if the caller already has it.
+    pub fn answer<T>(self, value: T) -> Tagged<T> {
+        Tagged::unless_known(value, self)
     }
 }
 
@@ -121,15 +126,4 @@ fn with_address<T: Serialize>(value: &T, name: header::HeaderName, address: &str
     let (mut response, _) = tagged(JSON, to_json(value)?)?;
     response.headers_mut().insert(name, HeaderValue::from_str(address).map_err(Error::internal)?);
     Ok(response)
-}
-
-/// Serializes a JSON body. It ends with a newline, which is white space in JSON and puts the shell's prompt after
-/// `curl` on a line of its own. Lengths and entity tags include it, as they include every other byte.
-///
-/// # Errors
-/// `Internal` if JSON cannot represent the value.
-pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let mut body = serde_json::to_vec(value).map_err(Error::internal)?;
-    body.push(b'\n');
-    Ok(body)
 }

@@ -13,13 +13,13 @@ use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, MAX_URL};
 use super::extract::page::{Page, Paging};
 use crate::app::App;
-use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::{DeliveryState, DisabledReason};
 use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;
 use crate::secrets;
 use crate::store::Creation;
-use crate::store::channels::{self, Channel, ChannelKind, ChannelState, DisabledReason, NewChannel};
+use crate::store::channels::{self, Channel, ChannelKind, ChannelState, NewChannel};
 use crate::store::deliveries;
 
 /// How long the previous secret also signs after a rotation.

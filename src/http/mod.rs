@@ -15,6 +15,7 @@ pub mod games;
 pub mod health;
 pub mod history;
 pub mod imports;
+pub mod json;
 pub mod keys;
 pub mod me;
 pub mod middleware;

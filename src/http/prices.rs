@@ -11,12 +11,13 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::answer::{JsonAnswer, to_json};
+use super::answer::JsonAnswer;
 use super::extract::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
 use super::extract::caller::{Caller, KnownCaller};
 use super::extract::ndjson::{Line, Lines, MAX_LINE};
+use super::json::to_json;
 use super::middleware::idempotency::{self, Abridged, Begun, Idempotency};
 use crate::app::App;
 use crate::app::cpu_time::Stride;

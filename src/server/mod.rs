@@ -7,6 +7,7 @@
 pub mod process;
 
 mod room;
+mod speaks;
 mod timeouts;
 mod tls;
 
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::room::{Place, Room};
+use self::speaks::Speaks;
 use self::timeouts::{Answering, Arriving, ConnectionTimeouts, Overdue, WatchedStream};
 use self::tls::Tls;
 use crate::app::App;
@@ -56,25 +58,6 @@ const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of such a connection until its request has arrived.
 const HEALTH_CHECK_PAUSE: Duration = Duration::from_secs(1);
 const FULL: &str = "All connections are in use; please try again in a moment.";
-
-/// Protocols of a listener.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Speaks {
-    /// HTTP/1.1, or HTTP/2 by ALPN or by prior knowledge.
-    Http,
-    /// Only HTTP/2, by ALPN or, without TLS, by prior knowledge.
-    Grpc,
-}
-
-impl Speaks {
-    /// Protocols for ALPN, in order of preference.
-    fn protocols(self) -> &'static [&'static [u8]] {
-        match self {
-            Speaks::Http => &[b"h2", b"http/1.1"],
-            Speaks::Grpc => &[b"h2"],
-        }
-    }
-}
 
 impl Server {
     /// Binds `server.listen` for the API.

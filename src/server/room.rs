@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Speaks;
+use super::speaks::Speaks;
 use crate::config::{Config, ConnectionLimit};
 
 /// Number of connections beyond the limit, on which only health checks are answered.

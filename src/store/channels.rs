@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor};
 use super::{Creation, accounts};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::delivery::{DEAD, DeliveryReason};
+use crate::domain::delivery::{DEAD, DeliveryReason, DisabledReason};
 use crate::domain::ids::{AccountId, ChannelId, DeliveryId};
 use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
@@ -25,18 +25,6 @@ text_enum! {
     pub enum ChannelState {
         Active = "active",
         Disabled = "disabled",
-    }
-}
-
-text_enum! {
-    /// Why a channel is disabled.
-    pub enum DisabledReason {
-        /// The receiver answered 410.
-        Gone = "gone",
-        /// No delivery has succeeded in five days.
-        Failing = "failing",
-        /// It is being removed.
-        Deleted = "deleted",
     }
 }
 

@@ -14,10 +14,9 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::delivery::{DeliveryReason, MAX_TRIES_KEPT};
+use crate::domain::delivery::{DeliveryReason, DisabledReason, MAX_TRIES_KEPT};
 use crate::domain::ids::{ChannelId, DeliveryId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::Result;
-use crate::store::channels::DisabledReason;
 
 /// Time without a successful delivery after which a channel is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);

@@ -1,15 +1,15 @@
 //! Writers of tables: CSV, NDJSON and Parquet, produced a piece at a time.
 
+mod cell;
 mod parquet;
 pub mod text;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use self::cell::{Cell, ColumnKind, Columns};
 use self::parquet::ParquetWriter;
 use self::text::TextWriter;
-use crate::domain::money::Money;
 
 /// Format of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,74 +32,6 @@ impl TableFormat {
             TableFormat::Ndjson => ("ndjson", "application/x-ndjson"),
             TableFormat::Parquet => ("parquet", "application/vnd.apache.parquet"),
         }
-    }
-}
-
-/// Kind of the values in a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnKind {
-    Text,
-    Integer,
-    Boolean,
-    /// Amounts of money. A text column beside it names the currency.
-    Money,
-    /// Time in UTC, with microseconds.
-    Time,
-}
-
-/// Columns of a table: name and kind. Every cell may be empty.
-pub type Columns = &'static [(&'static str, ColumnKind)];
-
-/// A value of a row.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
-    Empty,
-    Text(String),
-    Integer(i64),
-    Boolean(bool),
-    Money(Money),
-    Time(DateTime<Utc>),
-}
-
-impl<T: Into<Cell>> From<Option<T>> for Cell {
-    fn from(value: Option<T>) -> Cell {
-        value.map_or(Cell::Empty, Into::into)
-    }
-}
-
-impl From<String> for Cell {
-    fn from(text: String) -> Cell {
-        Cell::Text(text)
-    }
-}
-
-impl From<uuid::Uuid> for Cell {
-    fn from(id: uuid::Uuid) -> Cell {
-        Cell::Text(id.to_string())
-    }
-}
-
-impl From<i64> for Cell {
-    fn from(number: i64) -> Cell {
-        Cell::Integer(number)
-    }
-}
-
-impl From<bool> for Cell {
-    fn from(value: bool) -> Cell {
-        Cell::Boolean(value)
-    }
-}
-
-impl From<Money> for Cell {
-    fn from(money: Money) -> Cell {
-        Cell::Money(money)
-    }
-}
-
-impl From<DateTime<Utc>> for Cell {
-    fn from(time: DateTime<Utc>) -> Cell {
-        Cell::Time(time)
     }
 }
 

@@ -12,7 +12,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
-use super::{Cell, ColumnKind, Columns};
+use super::cell::{Cell, ColumnKind, Columns};
 use crate::domain::money::Money;
 
 /// Money is written as `DECIMAL(18, 4)`: no currency of ISO 4217 has more decimal places, and `MAX_MINOR_UNITS` of a

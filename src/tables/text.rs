@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::SecondsFormat;
 use serde_json::{Map, Value};
 
-use super::{Cell, Columns};
+use super::cell::{Cell, Columns};
 
 pub struct TextWriter {
     columns: Columns,
@@ -125,7 +125,7 @@ fn write_record(text: &mut String, fields: impl Iterator<Item = String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ColumnKind;
+    use super::super::cell::ColumnKind;
     use super::*;
     use proptest::prelude::*;
 

@@ -13,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use metrics::{counter, histogram};
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use self::in_flight::{InFlight, Outbound};
 use self::leases::ChannelLeases;
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::money::{Currency, Money};
 use crate::domain::retries;
 use crate::error::{Error, Kind, Result, chain};
@@ -293,8 +294,4 @@ fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u64::from_ne_bytes(bytes)
-}
-
-fn delta(duration: Duration) -> TimeDelta {
-    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::ids::EventId;
 use crate::error::Result;
 use crate::health::watchdog::Heartbeat;
@@ -158,7 +159,7 @@ async fn make_slice(app: &App, event: &WaitingEvent, slice: WatchSlice) -> Resul
 }
 
 fn lease(app: &App) -> DateTime<Utc> {
-    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+    app.clock.now() + delta(app.config.worker.lease)
 }
 
 /// Next time at which it is `hour` o'clock in UTC.

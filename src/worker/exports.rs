@@ -17,6 +17,7 @@ use uuid::Uuid;
 use self::rows::RowSource;
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result, chain};
@@ -105,7 +106,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
 }
 
 fn lease(app: &App) -> DateTime<Utc> {
-    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+    app.clock.now() + delta(app.config.worker.lease)
 }
 
 /// Why an export is not written to its end.
@@ -161,7 +162,7 @@ impl Writing<'_> {
         }
         let options: ExportOptions =
             serde_json::from_value(export.options.clone()).map_err(Error::internal)?;
-        let mut rows = RowSource::new(app.clone(), export.account_id, &options);
+        let mut rows = RowSource::new(app.clone(), export.account_id, options.kind, options.filter.clone());
         self.written.rows_total = rows.estimate().await?;
         let mut table = TableWriter::new(options.format, rows.columns())?;
         let mut file = self.begin_file(&options).await?;

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::batch::PriceMessage;
 use crate::domain::observation::{Checked, Observation};
 use crate::error::{Error, Kind, Result, chain};
@@ -28,7 +29,7 @@ use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{LineObservation, Sorter};
-use crate::files::blobs::{Extent, read_extents};
+use crate::files::blobs::extents::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
 use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
@@ -110,7 +111,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
 }
 
 fn lease(app: &App) -> DateTime<Utc> {
-    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+    app.clock.now() + delta(app.config.worker.lease)
 }
 
 /// Why an import is not sent to its end.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::retries;
 use crate::domain::week::Week;
 use crate::error::{Error, Result, chain};
@@ -138,8 +139,4 @@ fn next_wait(claimed: &ClaimedMail, unsent: &Unsent) -> Option<TimeDelta> {
     // The id is random enough to spread out mails that failed together.
     let wait = || retries::wait_after(tries, claimed.id.as_u64_pair().1, None);
     if unsent.permanent { None } else { wait() }
-}
-
-fn delta(duration: Duration) -> TimeDelta {
-    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }

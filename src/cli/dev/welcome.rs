@@ -3,13 +3,17 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{LONGEST_FIRST_ANSWER, sample};
+use super::sample;
 use crate::app::App;
 use crate::cli::api_client::ApiClient;
 use crate::telemetry::Quiet;
+
+/// Timeout of the first response of our own API.
+const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 pub struct Welcome {
     /// URL of the API.

@@ -15,7 +15,7 @@ use reqwest::header::{
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
-use super::Positions;
+use super::terminal::Positions;
 use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 
 /// Most bytes written to disk at once.

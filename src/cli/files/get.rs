@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::download::{RangeFailure, Remote, Sink, fetch, text};
+use super::file_info::FileInfo;
 use super::put::hash_file;
-use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
+use super::terminal::{Display, INTERRUPTED, Positions, print, printable, size};
 use crate::cli::api_client::access::Access;
 use crate::cli::api_client::state::StateFile;
 use crate::cli::api_client::{ApiClient, hex};

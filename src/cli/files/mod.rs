@@ -4,36 +4,30 @@
 //! what is fetched and keeps the state, and `download.rs` completes one range.
 
 pub mod download;
+mod file_info;
 pub mod get;
 pub mod put;
+pub mod terminal;
 pub mod upload;
 
-use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use indicatif::BinaryBytes;
-use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::file_info::FileInfo;
+use self::terminal::{print, printable, size, until};
 use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
-use crate::cli::api_client::progress::ProgressLine;
-use crate::clock::Clock;
+use crate::clock::{Clock, delta};
 use crate::error::chain;
 
-/// Exit code by which shells recognize that Ctrl-C ended a command.
-const INTERRUPTED: u8 = 130;
-/// Interval between updates of a bar.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// Most files on one page of a list.
 const PAGE: usize = 200;
 
@@ -69,18 +63,6 @@ pub enum FilesAction {
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
         max_downloads: Option<i32>,
     },
-}
-
-/// The fields of a file that the commands use.
-#[derive(Clone, Debug, Deserialize)]
-struct FileInfo {
-    id: Uuid,
-    name: String,
-    state: String,
-    length: Option<u64>,
-    offset: u64,
-    sha256: Option<String>,
-    expires_at: DateTime<Utc>,
 }
 
 /// Runs the command.
@@ -157,27 +139,6 @@ fn describe(file: &FileInfo, now: DateTime<Utc>) -> String {
     format!("{}  {size:>10}  {state:>8}  {expires:>8}  {}", file.id, printable(&file.name))
 }
 
-/// Formats the time from now in its two largest units.
-fn until(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    // Rounded up: what was created a moment ago for two days has two days left.
-    let minutes = ((time - now).num_seconds() + 59).div_euclid(60);
-    match (minutes / 1440, minutes % 1440 / 60, minutes % 60) {
-        _ if minutes <= 0 => "now".to_owned(),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes:02}"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    BinaryBytes(bytes).to_string()
-}
-
-/// Replaces control characters, which could affect the terminal.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
 async fn remove(client: &ApiClient, ids: &[Uuid]) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for id in ids {
@@ -203,7 +164,7 @@ async fn share(
     max_downloads: Option<i32>,
 ) -> anyhow::Result<ExitCode> {
     let expires_at = expires_in.map(|life| {
-        let life = TimeDelta::from_std(life).unwrap_or(TimeDelta::MAX);
+        let life = delta(life);
         Clock::system().now().checked_add_signed(life).unwrap_or(DateTime::<Utc>::MAX_UTC)
     });
     let wanted = json!({"expires_at": expires_at, "max_downloads": max_downloads});
@@ -219,109 +180,4 @@ async fn share(
     let path = link["path"].as_str().ok_or_else(|| anyhow!("the answer names no address"))?;
     print(client.url(path.trim_start_matches('/'), None).as_str())?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints a line on standard output; a closed pipe is not an error.
-///
-/// # Errors
-/// Fails if standard output cannot be written to.
-fn print(line: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
-    }
-}
-
-/// Number of bytes transferred, for each part of a transfer.
-#[derive(Clone)]
-pub struct Positions(Arc<Vec<AtomicU64>>);
-
-impl Positions {
-    fn new(parts: usize) -> Self {
-        Self(Arc::new((0..parts).map(|_| AtomicU64::new(0)).collect()))
-    }
-
-    fn set(&self, part: usize, bytes: u64) {
-        self.0[part].store(bytes, Ordering::Relaxed);
-    }
-
-    fn get(&self, part: usize) -> u64 {
-        self.0[part].load(Ordering::Relaxed)
-    }
-
-    fn sum(&self) -> u64 {
-        self.0.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
-    }
-}
-
-/// Terminal output during a transfer. All messages go through it, so that they do not disturb the bar.
-#[derive(Clone, Default)]
-struct Display(Arc<Mutex<Option<ProgressLine>>>);
-
-impl Display {
-    fn say(&self, line: &str) {
-        match &*self.0.lock() {
-            Some(progress) => progress.say(line),
-            None => eprintln!("{line}"),
-        }
-    }
-
-    fn as_say(&self) -> Box<dyn Fn(&str) + Send + Sync> {
-        let display = self.clone();
-        Box::new(move |line| display.say(line))
-    }
-
-    fn set(&self, progress: Option<ProgressLine>) {
-        *self.0.lock() = progress;
-    }
-
-    /// Shows the progress while the work runs.
-    async fn during<T>(
-        &self,
-        name: &str,
-        size: Option<u64>,
-        positions: &Positions,
-        work: impl Future<Output = T>,
-    ) -> T {
-        let moved = Arc::new(AtomicU64::new(0));
-        let progress = ProgressLine::of_transfer(moved.clone(), size);
-        // Removes the bar even if the work is dropped midway.
-        let _shown = Shown { display: self, progress: progress.clone() };
-        self.set(Some(progress.clone()));
-        let (name, mut last) = (printable(name), Instant::now());
-        let show = async {
-            loop {
-                moved.store(positions.sum(), Ordering::Relaxed);
-                progress.show(&name, &mut last);
-                tokio::time::sleep(SHOW_EVERY).await;
-            }
-        };
-        tokio::select! { done = work => done, () = show => unreachable!("it shows for ever") }
-    }
-}
-
-struct Shown<'d> {
-    display: &'d Display,
-    progress: ProgressLine,
-}
-
-impl Drop for Shown<'_> {
-    fn drop(&mut self) {
-        self.progress.finish();
-        self.display.set(None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_told_in_two_units() {
-        let now = DateTime::UNIX_EPOCH;
-        for (minutes, expected) in [(-5, "now"), (5, "5 min"), (65, "1 h 05"), (1440 * 13 - 1, "12 d 23 h")] {
-            assert_eq!(until(now + TimeDelta::minutes(minutes), now), expected);
-            assert_eq!(until(now + TimeDelta::minutes(minutes) - TimeDelta::seconds(2), now), expected);
-        }
-    }
 }

@@ -18,8 +18,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::file_info::FileInfo;
+use super::terminal::{Display, INTERRUPTED, Positions, print, printable, size, until};
 use super::upload::{self, Announcement, LocalBytes, UploadKind};
-use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, until};
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::state::StateFile;
 use crate::cli::api_client::{ApiClient, Later, Refused, hex};

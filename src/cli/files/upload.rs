@@ -16,7 +16,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Body, Method, RequestBuilder};
 use uuid::Uuid;
 
-use super::Positions;
+use super::terminal::Positions;
 use crate::cli::api_client::{
     ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, read_answer,
 };

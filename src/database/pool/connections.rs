@@ -10,7 +10,6 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
@@ -18,15 +17,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::PoolSettings;
 use super::password::{RING_AGAIN, is_refusal};
+use super::settings::PoolSettings;
 use crate::error::database::is_transient;
 
 /// Why there is no connection; several waiters may receive the same reason.
 pub(super) type Reason = Arc<sqlx::Error>;
-
-/// Hook that runs on each new connection before it is used.
-pub type OnConnect = Arc<dyn Fn(&mut PgConnection) -> BoxFuture<'_, sqlx::Result<()>> + Send + Sync>;
 
 /// Most connections opened at once. Several, because each log-in takes several round trips; not all, because each
 /// costs processor time here and in the server, and the first one to be open can serve the waiters.

@@ -6,6 +6,7 @@
 
 mod connections;
 mod password;
+mod settings;
 mod transaction;
 
 use std::sync::Arc;
@@ -20,50 +21,15 @@ use sqlx::postgres::{
 use sqlx::{Either, Execute, Executor, Result, SqlSafeStr, SqlStr};
 
 pub use self::connections::Connection;
-pub use self::connections::OnConnect;
 use self::connections::{Connections, Reason};
 pub use self::password::Password;
 use self::password::{NO_PASSWORD_YET, NONE_YET, PASSWORD_TIMEOUT, is_refusal};
+pub use self::settings::{OnConnect, PoolSettings};
 pub use self::transaction::Transaction;
-use crate::database::deadline::Deadline;
 
 /// A pool of connections; cheap to clone.
 #[derive(Clone)]
 pub struct PgPool(Arc<Connections>);
-
-/// Settings of a pool.
-pub struct PoolSettings {
-    /// Name in metrics.
-    pub name: &'static str,
-    /// Options of its connections.
-    pub options: PgConnectOptions,
-    pub max_connections: u32,
-    /// Longest wait for a connection, unless some are being opened at that moment.
-    pub acquire_timeout: Duration,
-    /// Longest time that the server may take to finish what was begun on a connection that is released.
-    pub settle_timeout: Duration,
-    pub on_connect: Option<OnConnect>,
-    /// While connections are suspect, released ones must answer at once.
-    pub deadline: Deadline,
-    /// Shared by the pools that log in with the same password.
-    pub password: Password,
-}
-
-impl PoolSettings {
-    /// Settings of a small pool.
-    pub fn new(name: &'static str, options: PgConnectOptions) -> PoolSettings {
-        PoolSettings {
-            name,
-            options,
-            max_connections: 5,
-            acquire_timeout: Duration::from_secs(3),
-            settle_timeout: Duration::from_secs(35),
-            on_connect: None,
-            deadline: Deadline::default(),
-            password: Password::default(),
-        }
-    }
-}
 
 impl PgPool {
     /// Creates a pool without opening connections.

@@ -12,7 +12,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
 
 use super::mount::{Mount, require_elsewhere, require_mounted};
-use super::{StrayBlob, blocking};
+use super::piece::{StrayBlob, blocking};
 
 /// Most bytes read at once.
 const READ_AT_ONCE: usize = 256 * 1024;

@@ -5,55 +5,39 @@
 //! ended cleanly: a request that has lost its upload to another cannot spoil anything that the other writes.
 
 mod directory;
-mod extents;
+pub mod extents;
 mod mount;
 mod multipart;
+mod pending_parts;
+mod piece;
 mod s3;
 
-use std::fs::File;
-use std::io::{self, IoSlice, Write};
-use std::sync::Arc;
+use std::io;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sha2::{Digest, Sha256};
-use tokio::task::{JoinHandle, spawn_blocking};
+use sha2::Sha256;
+use tokio::task::JoinHandle;
 use url::Url;
 use uuid::Uuid;
 
 pub use self::directory::Directory;
-pub use self::extents::{Extent, hash_extents, read_extents};
 use self::mount::Mount;
 pub use self::mount::is_away;
+use self::multipart::PartWriter;
+use self::piece::write_hashed;
+pub use self::piece::{Cut, OpenUpload, StrayBlob, WriterState};
 pub use self::s3::S3;
 use crate::aws::Chain;
 use crate::config::{FileStore, FilesConfig};
 use crate::domain::ids::FileId;
-
-/// State with which a store continues a piece that is not sealed: JSON that is stored in the piece's row and that only
-/// the store interprets.
-pub type WriterState = serde_json::Value;
 
 /// A store of blobs.
 #[derive(Clone)]
 pub enum Blobs {
     Directory(Directory),
     S3(S3),
-}
-
-/// A stored blob that may belong to no file.
-pub struct StrayBlob {
-    /// Name to pass to `remove`.
-    pub name: String,
-    /// Place of the piece that the blob belongs to.
-    pub place: String,
-}
-
-/// A multipart upload that the store has open for a place.
-pub struct OpenUpload {
-    pub place: String,
-    pub id: String,
 }
 
 impl Blobs {
@@ -109,7 +93,7 @@ impl Blobs {
     ) -> io::Result<BlobWriter> {
         match self {
             Blobs::Directory(directory) => Ok(BlobWriter::Directory(directory.open(place, length).await?)),
-            Blobs::S3(s3) => Ok(BlobWriter::S3(s3.open(place, length, progress).await?)),
+            Blobs::S3(s3) => Ok(BlobWriter::S3(PartWriter::open(s3, place, length, progress).await?)),
         }
     }
 
@@ -220,20 +204,11 @@ impl Blobs {
     }
 }
 
-/// Result of cutting a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// The next writer can continue in this place.
-    Clean,
-    /// Some of the bytes that were cut off are still being sent: no writer may continue in this place.
-    StillArriving,
-}
-
 /// Writer of a piece.
 #[derive(Clone)]
 pub enum BlobWriter {
     Directory(directory::DirectoryWriter),
-    S3(multipart::PartWriter),
+    S3(PartWriter),
 }
 
 impl BlobWriter {
@@ -320,39 +295,4 @@ impl BlobReader {
             BlobReader::S3(reading) => reading.next().await,
         }
     }
-}
-
-/// Writes to the file and hashes at the same time: one thread for both would be the bottleneck of an upload.
-fn write_hashed(file: Arc<File>, pieces: Vec<Bytes>, mut hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
-    let same_pieces = pieces.clone();
-    let hashing = spawn_blocking(move || {
-        for piece in &same_pieces {
-            hasher.update(piece);
-        }
-        hasher
-    });
-    let writing = spawn_blocking(move || write_all(&file, &pieces));
-    tokio::spawn(async move {
-        writing.await.map_err(io::Error::other)??;
-        hashing.await.map_err(io::Error::other)
-    })
-}
-
-fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    let mut slices = slices.as_mut_slice();
-    while !slices.is_empty() {
-        match file.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Runs work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
 }

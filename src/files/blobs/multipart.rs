@@ -16,58 +16,20 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use nix::fcntl::{FallocateFlags, fallocate};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cut, S3, WriterState, blocking, write_hashed};
-use crate::config::MAX_BYTES_IN_S3;
+use super::pending_parts::{PART, PendingParts};
+use super::piece::{Cut, WriterState, blocking, write_hashed};
+use super::s3::S3;
 
-/// Size of a part in bytes: the minimum that S3 accepts for a part that is not the last.
-pub const PART: u64 = 5 << 20;
-/// S3 accepts at most 10,000 parts.
-const _: () = assert!(MAX_BYTES_IN_S3 as u64 == 10_000 * PART);
 /// Most parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them has arrived.
 const PARTS_AT_ONCE: usize = 3;
 /// Interval at which a tail is written, unless a part is full or a request waits for it. Each tail costs a request to
 /// S3.
 const RIPE_AFTER: Duration = Duration::from_secs(10);
-
-/// State that a row keeps of a piece that is not sealed.
-#[derive(Clone, Default, Serialize, Deserialize)]
-pub struct PendingParts {
-    /// Id of the multipart upload, once there is one.
-    pub upload: Option<String>,
-    /// Entity tags of its parts, each of `PART` bytes.
-    pub parts: Vec<String>,
-    /// Name of the object with the bytes after those parts.
-    pub tail: Option<String>,
-}
-
-impl PendingParts {
-    /// Reads the state from a row.
-    ///
-    /// # Errors
-    /// The row has something else.
-    pub fn read(progress: Option<&WriterState>) -> io::Result<PendingParts> {
-        progress
-            .map_or_else(|| Ok(PendingParts::default()), |progress| Ok(PendingParts::deserialize(progress)?))
-    }
-
-    /// Number of bytes in the tail of a piece of `length` bytes.
-    ///
-    /// # Errors
-    /// The state does not fit a piece of that length.
-    pub fn rest(&self, length: u64) -> io::Result<u64> {
-        match length.checked_sub(self.parts.len() as u64 * PART) {
-            Some(0) => Ok(0),
-            Some(rest) if rest < PART && self.tail.is_some() => Ok(rest),
-            _ => Err(io::Error::other(format!("{} parts are no piece of {length} bytes", self.parts.len()))),
-        }
-    }
-}
 
 /// A part that is being sent; it resolves to the part's entity tag.
 type Putting = Shared<BoxFuture<'static, Result<String, Arc<io::Error>>>>;
@@ -102,14 +64,16 @@ struct State {
 }
 
 impl PartWriter {
-    /// Opens a writer that continues with `gathered`; `tail` has the bytes after the parts.
+    /// Opens a writer that continues a piece of `length` bytes from what its row says of it.
     pub async fn open(
-        s3: S3,
+        s3: &S3,
         place: &str,
         length: u64,
-        gathered: PendingParts,
-        tail: Bytes,
+        progress: Option<&WriterState>,
     ) -> io::Result<PartWriter> {
+        let s3 = s3.clone();
+        let gathered = PendingParts::read(progress)?;
+        let tail = s3.tail(&gathered, gathered.rest(length)?).await?;
         let folder = s3.gathered_in().root().to_owned();
         let scratch = blocking(move || {
             let mut scratch = unnamed_file(&folder)?;

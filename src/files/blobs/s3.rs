@@ -24,8 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 use uuid::Uuid;
 
-use super::multipart::{PartWriter, PendingParts};
-use super::{Directory, OpenUpload, StrayBlob, WriterState};
+use super::directory::Directory;
+use super::pending_parts::PendingParts;
+use super::piece::{OpenUpload, StrayBlob, WriterState};
 use crate::aws::{self, Chain};
 use crate::config::FilesConfig;
 
@@ -153,18 +154,6 @@ impl S3 {
         Buffer { bytes, free: free.clone(), _permit: permit }
     }
 
-    pub async fn open(
-        &self,
-        place: &str,
-        length: u64,
-        progress: Option<&WriterState>,
-    ) -> io::Result<PartWriter> {
-        let gathered = PendingParts::read(progress)?;
-        let rest = gathered.rest(length)?;
-        let tail = self.tail(&gathered, rest).await?;
-        PartWriter::open(self.clone(), place, length, gathered, tail).await
-    }
-
     pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
         let gathered = PendingParts::read(Some(progress))?;
         let rest = gathered.rest(length)?;
@@ -176,7 +165,8 @@ impl S3 {
         self.put_together(place, length, &gathered, tail).await
     }
 
-    async fn tail(&self, gathered: &PendingParts, rest: u64) -> io::Result<Bytes> {
+    /// The bytes after the parts.
+    pub async fn tail(&self, gathered: &PendingParts, rest: u64) -> io::Result<Bytes> {
         let Some(name) = gathered.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
         let mut buffer = self.buffer().await;
         buffer.bytes().clear();

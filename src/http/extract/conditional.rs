@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::http::answer::{Tagged, to_json};
+use crate::http::json::to_json;
 
 /// `If-None-Match` of a read: the versions that the caller already has.
 #[derive(Clone, Default)]
@@ -22,11 +22,6 @@ impl IfNoneMatch {
     /// Reads the header, for a handler that reads other headers too.
     pub fn of(headers: &HeaderMap) -> IfNoneMatch {
         IfNoneMatch(values(headers, header::IF_NONE_MATCH))
-    }
-
-    /// Responds with `value`, or with 304 if the caller already has it.
-    pub fn answer<T>(self, value: T) -> Tagged<T> {
-        Tagged::unless_known(value, self)
     }
 
     /// Responds with a body of any media type, or with 304 if the caller already has it.

@@ -4,22 +4,24 @@
 //! is neither acknowledged nor extended in time, and is dead after `MAX_RECEIVES` receives.
 
 mod clients;
+mod message;
 mod queue;
 pub mod topic;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::database::pool::PgPool;
-use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
+use chrono::{DateTime, Utc};
 
 use self::clients::Clients;
-use self::queue::{HeldMessage, PriceQueue};
+use self::message::Receipt;
+pub use self::message::ReceivedMessage;
+use self::queue::PriceQueue;
 use self::topic::{PRICES_AT_ONCE, Topic};
 use crate::aws::Chain;
-use crate::clock::Clock;
+use crate::clock::{Clock, delta};
 use crate::config;
+use crate::database::pool::PgPool;
 use crate::error::Result;
 use crate::store::bus as table;
 use crate::store::lease::Lease;
@@ -33,21 +35,6 @@ pub enum Bus {
     Postgres { pool: PgPool, clock: Clock, topic: &'static str },
     /// A topic of SNS, and the SQS queue that is subscribed to it.
     Aws { topic: Topic, queue: PriceQueue },
-}
-
-/// A message that this process holds for now.
-pub struct ReceivedMessage {
-    pub id: Uuid,
-    pub payload: Vec<u8>,
-    /// Number of times it has been received, this time included.
-    pub receives: i16,
-    receipt: Receipt,
-}
-
-/// Proof that this process still holds a message.
-enum Receipt {
-    Row(Uuid),
-    Queue(HeldMessage),
 }
 
 /// Builds the bus that the settings name, and the topic of events if there is one. Makes no request.
@@ -237,19 +224,4 @@ impl Bus {
             Bus::Aws { queue, .. } => queue.age_and_dead().await,
         }
     }
-}
-
-impl From<table::MessageRow> for ReceivedMessage {
-    fn from(row: table::MessageRow) -> ReceivedMessage {
-        ReceivedMessage {
-            id: row.id,
-            payload: row.payload,
-            receives: row.receives,
-            receipt: Receipt::Row(row.receipt),
-        }
-    }
-}
-
-fn delta(duration: Duration) -> TimeDelta {
-    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }

@@ -18,8 +18,8 @@ use url::Url;
 use uuid::Uuid;
 
 use super::clients::Clients;
+use super::message::{HeldMessage, Receipt, ReceivedMessage};
 use super::topic::TopicMessage;
-use super::{Receipt, ReceivedMessage};
 use crate::aws::WHILE_SERVING;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -43,13 +43,6 @@ pub struct PriceQueue {
     dead: String,
     /// Age of the message that was received last, in milliseconds.
     last_age: AtomicU64,
-}
-
-/// A message that was received from one of the two queues.
-pub struct HeldMessage {
-    handle: String,
-    body: String,
-    sent_at: DateTime<Utc>,
 }
 
 /// What SNS wraps a message in unless the subscription asks for raw delivery.

@@ -7,9 +7,9 @@ use metrics::counter;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::delta;
 use super::in_flight::{InFlight, Outbound, Room};
 use crate::app::App;
+use crate::clock::delta;
 use crate::domain::delivery::DeliveryReason;
 use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::error::{Error, Result, chain};

@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::ExportOptions;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::ids::{AccountId, FileId, NoticeId, OfferId, SaleId, WatchId};
@@ -107,15 +106,8 @@ pub struct RowSource {
 }
 
 impl RowSource {
-    pub fn new(app: App, account: AccountId, options: &ExportOptions) -> RowSource {
-        RowSource {
-            app,
-            account,
-            kind: options.kind,
-            filter: options.filter.clone(),
-            after: (Uuid::nil(), DateTime::UNIX_EPOCH),
-            over: false,
-        }
+    pub fn new(app: App, account: AccountId, kind: ExportKind, filter: ExportFilter) -> RowSource {
+        RowSource { app, account, kind, filter, after: (Uuid::nil(), DateTime::UNIX_EPOCH), over: false }
     }
 
     pub fn columns(&self) -> Columns {

@@ -1,7 +1,7 @@
 //! Rules that only the text of the sources can show; no other test parses it.
 //!
-//! The modules of `src/lib.rs` are layers in its order: each may import those below it, and no other. Only a few of
-//! them contain SQL. Each recorded metric is in the table. Tests that call programs of the machine or need root are in
+//! The modules of `src/lib.rs` are layers in its order: each may import those below it, and no other, and no files
+//! import each other in a circle. Only a few of the layers contain SQL. Each recorded metric is in the table. Tests that call programs of the machine or need root are in
 //! the lists that select them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,32 +21,44 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Modules that follow `crate::` anywhere in a text, including those in `use crate::{a, b::c}`.
-fn imports(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for after in text.split("crate::").skip(1) {
-        let word = |text: &str| {
-            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
-        };
-        let Some(group) = after.strip_prefix('{') else {
-            found.push(word(after));
-            continue;
-        };
-        let (mut depth, mut item) = (0, String::new());
-        for c in group.chars() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' if depth == 0 => found.push(word(std::mem::take(&mut item).trim())),
-                _ if depth == 0 => item.push(c),
-                _ => {}
-            }
-        }
-        found.push(word(item.trim()));
+/// Paths that begin with `crate`, `super` or `self` anywhere in a text, each branch of a `use` tree by itself.
+fn paths(text: &str) -> Vec<Vec<&str>> {
+    let (mut found, mut rest) = (Vec::new(), text);
+    let first = |text: &str| ["crate::", "super::", "self::"].iter().filter_map(|word| text.find(word)).min();
+    while let Some(at) = first(rest) {
+        let is_end_of_word = rest[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_:$".contains(c));
+        rest = &rest[at..];
+        rest = if is_end_of_word { &rest["self::".len()..] } else { branch(rest, &[], &mut found) };
     }
-    found.retain(|name| !name.is_empty());
     found
+}
+
+/// Reads the branch of a `use` tree that the text begins with, and returns the text behind it.
+fn branch<'t>(text: &'t str, trunk: &[&'t str], found: &mut Vec<Vec<&'t str>>) -> &'t str {
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+            match rest.strip_prefix('}') {
+                Some(behind) => return behind,
+                None if rest.is_empty() => return rest,
+                None => rest = branch(rest, trunk, found),
+            }
+            // The name of `as`.
+            rest = &rest[rest.find([',', '}']).unwrap_or(rest.len())..];
+        }
+    }
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let path = [trunk, &[&text[..end]]].concat();
+    match text[end..].strip_prefix("::") {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphabetic() || "_{".contains(c)) => {
+            branch(rest, &path, found)
+        }
+        _ => {
+            found.push(path);
+            // At least one character, so that every search ends.
+            &text[end.max(1).min(text.len())..]
+        }
+    }
 }
 
 /// Layers and their descriptions, from top to bottom: the lines of `src/lib.rs`.
@@ -104,13 +116,68 @@ fn imports_go_down_only() {
             wrong.push(format!("{} is in no layer", source.path.display()));
             continue;
         };
-        for import in imports(&source.code) {
-            if layers[..own].contains(&import) {
-                wrong.push(format!("{} imports {import}, which stands above", source.path.display()));
+        for import in paths(&source.code).iter().filter(|path| path[0] == "crate") {
+            if layers[..own].iter().any(|above| import.get(1) == Some(&above.as_str())) {
+                wrong.push(format!("{} imports {import:?}, which stands above", source.path.display()));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Files that a file imports: module → modules. A path through a `pub use` leads to the file that has it.
+fn file_imports() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let sources = read_sources();
+    let module = |path: &Path| -> Vec<String> {
+        let path = path.with_extension("");
+        let names: Vec<_> = path.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+        names.into_iter().filter(|name| name != "mod").collect()
+    };
+    let files: BTreeSet<Vec<String>> = sources.iter().map(|source| module(&source.path)).collect();
+    let mut found = BTreeMap::new();
+    for source in &sources {
+        let own = module(&source.path);
+        let absolute = |path: &Vec<&str>| -> Vec<String> {
+            let ups = path.iter().filter(|name| **name == "super").count();
+            let base = if path[0] == "crate" { &[] } else { &own[..own.len().saturating_sub(ups)] };
+            let names = path.iter().filter(|name| !matches!(**name, "crate" | "super" | "self"));
+            base.iter().cloned().chain(names.map(|name| (*name).to_owned())).collect()
+        };
+        let file = |path: Vec<String>| {
+            (1..=path.len()).rev().map(|end| path[..end].to_vec()).find(|prefix| files.contains(prefix))
+        };
+        let children = files.iter().filter(|other| other.len() == own.len() + 1 && other.starts_with(&own));
+        let used = children.filter(|child| {
+            let name = format!("{}::", child[own.len()]);
+            source.code.match_indices(&name).any(|(at, _)| {
+                !source.code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_:".contains(c))
+            })
+        });
+        let mut imports: BTreeSet<Vec<String>> = used.cloned().collect();
+        imports
+            .extend(paths(&source.code).iter().map(absolute).filter_map(file).filter(|other| *other != own));
+        found.insert(own, imports);
+    }
+    found
+}
+
+#[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let mut left = file_imports();
+    assert!(left.values().map(BTreeSet::len).sum::<usize>() > 500);
+    // What imports nothing that is left, or is imported by nothing that is left, is in no circle.
+    loop {
+        let names: BTreeSet<_> = left.keys().cloned().collect();
+        let imported: BTreeSet<_> = left.values().flatten().cloned().collect();
+        left.retain(|name, imports| {
+            imports.retain(|other| names.contains(other));
+            !imports.is_empty() && imported.contains(name)
+        });
+        if left.len() == names.len() {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "{left:#?}");
 }
 
 #[test]
@@ -145,8 +212,19 @@ fn the_rules_do_no_io_and_sql_is_where_it_belongs() {
 
 #[test]
 fn imports_are_found_however_they_are_written() {
-    let text = "use crate::{store, domain::money::Money,\n  app::{App, Clock}};\ncrate::error::chain(x)";
-    assert_eq!(imports(text), ["store", "domain", "app", "error"]);
+    let text = "use crate::{store::{self, bus as table}, app::{App, Clock}};\ncrate::error::chain(super::x(Self::y))";
+    let found: Vec<String> = paths(text).iter().map(|path| path.join("::")).collect();
+    assert_eq!(
+        found,
+        [
+            "crate::store::self",
+            "crate::store::bus",
+            "crate::app::App",
+            "crate::app::Clock",
+            "crate::error::chain",
+            "super::x"
+        ]
+    );
 }
 
 /// Metrics in the first argument of `counter!` and similar macros: name → kind of metric, and labels.

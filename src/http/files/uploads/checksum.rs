@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{header_text, wrong};
+use super::headers::{header_text, wrong};
 use crate::error::{Error, Kind, Result};
 use crate::http::files::uploads::tus_headers::{Checksum, ChecksumAlgorithm, parse_checksum, parse_digest};
 

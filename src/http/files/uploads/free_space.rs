@@ -1,10 +1,17 @@
-//! Free space of the blob store.
+//! Limits of files, and the free space of the blob store.
 
 use std::io;
 
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::is_away;
+use crate::store::files::Quota;
+
+/// Limits of an account's files.
+pub fn quota(app: &App) -> Quota {
+    let files = &app.config.files;
+    Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
+}
 
 /// Checks that a file may have this length. It reads neither the disk nor the account's usage.
 ///

@@ -4,6 +4,7 @@ pub mod tus_headers;
 
 mod checksum;
 mod free_space;
+mod headers;
 mod receive;
 mod refusal;
 
@@ -19,7 +20,10 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::checksum::Expected;
+use self::free_space::quota;
 pub use self::free_space::{away, check_size};
+use self::headers::to_bytes;
+pub use self::headers::{byte_count, header, header_text, wrong};
 pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::UploadRefusal;
 use crate::app::App;
@@ -30,7 +34,7 @@ use crate::files::concatenation::concatenate;
 use crate::http::extract::caller::Caller;
 use crate::http::files::uploads::tus_headers::{parse_metadata, text_of};
 use crate::store::files::writing::UploadActivity;
-use crate::store::files::{self, NewFile, Quota, StoredFile};
+use crate::store::files::{self, NewFile, StoredFile};
 use crate::store::files::{removal, writing};
 
 /// Query parameters of requests that create files.
@@ -61,11 +65,6 @@ pub struct Announced {
     /// The value of `Upload-Metadata` of tus.
     pub metadata: String,
     pub keep_until: DateTime<Utc>,
-}
-
-pub fn quota(app: &App) -> Quota {
-    let files = &app.config.files;
-    Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
 }
 
 /// Returns the time at which a file that is created now is deleted.
@@ -232,44 +231,4 @@ pub async fn remove(app: &App, account: AccountId, id: FileId) -> Result<()> {
         }
     }
     removal::forget_file(&app.writer, id).await
-}
-
-/// Returns a header as text, or `None` if it is missing or not text.
-pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
-}
-
-/// Returns all lines of a header as text.
-///
-/// # Errors
-/// `Malformed` if the header is not text.
-pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
-    let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
-    let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
-    Ok((!lines.is_empty()).then(|| lines.join(", ").trim().to_owned()))
-}
-
-fn wrong(header: &str, problem: &str) -> Error {
-    Error::malformed(format!("{header} {problem}."))
-}
-
-/// Reads a header that is a number of bytes.
-///
-/// # Errors
-/// `Malformed` if the header is not a number of bytes.
-pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let digits =
-        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    // A number that the database cannot represent exceeds the size of any file.
-    let most = i64::MAX.unsigned_abs();
-    match digits.map(|text| text.parse::<u64>().map_or(most, |count| count.min(most))) {
-        Some(count) => Ok(Some(count)),
-        None => Err(Error::malformed(format!("{name} must be a number of bytes."))),
-    }
-}
-
-/// Converts a number of bytes to the type of the database.
-fn to_bytes(count: u64) -> Result<i64> {
-    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is too large for any file."))
 }

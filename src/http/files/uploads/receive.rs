@@ -18,9 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use uuid::Uuid;
 
 use super::checksum::{Expected, Sum};
-use super::free_space::{check_free, check_size, disk_error};
+use super::free_space::{check_free, check_size, disk_error, quota};
+use super::headers::to_bytes;
 use super::refusal::{UploadRefusal, too_long};
-use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::domain::ids::{AccountId, FileId};

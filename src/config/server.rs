@@ -1,0 +1,114 @@
+//! `[server]`: listeners and HTTP limits.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::reader::Reader;
+use super::tls::TlsConfig;
+
+/// `[server]`: listeners and HTTP limits.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `server.listen`: address of the API; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `server.grpc_listen`: address of gRPC; port 0 takes a free one. `None` (`off`, or empty): no gRPC.
+    pub grpc_listen: Option<SocketAddr>,
+    /// `server.tls`, `server.certificate`, `server.key`: encryption of the HTTP and the gRPC listener.
+    pub tls: TlsConfig,
+    /// `server.metrics_listen`: address of the Prometheus metrics of `salebell api`; loopback only.
+    pub metrics_listen: SocketAddr,
+    /// `server.request_timeout_s`: timeout of a request with a bounded body.
+    pub request_timeout: Duration,
+    /// `server.header_timeout_s`: timeout of a TLS handshake, and of a request's headers from their first byte on.
+    pub header_timeout: Duration,
+    /// `server.idle_timeout_s`: timeout of an idle connection. Longer than the load balancer's own, 60 s, which
+    /// therefore never sends a request on a connection that is being closed.
+    pub idle_timeout: Duration,
+    /// `server.body_idle_timeout_s`: longest pause of a streamed body, and longest time in which a client reads nothing
+    /// of a response.
+    pub body_idle_timeout: Duration,
+    /// `server.linger_s`: time for which new connections are still accepted after SIGTERM, while readiness already
+    /// fails. Longer than the load balancer needs to notice.
+    pub linger: Duration,
+    /// `server.drain_s`: time that requests in flight have to finish after `server.linger_s`. The unit's stop timeout
+    /// must be longer than the sum of both.
+    pub drain: Duration,
+    /// `server.max_connections`: most concurrent connections of a listener. Beyond them only health checks are
+    /// answered.
+    pub max_connections: ConnectionLimit,
+    /// `server.max_json_bytes`: size of the largest JSON body.
+    pub max_json_bytes: usize,
+    /// `server.rate_limit_per_minute`: most requests of one account, or of one address without a token. 0: no limit.
+    pub rate_limit_per_minute: u64,
+    /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` headers are trusted.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Value of `server.max_connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// `auto`: the file descriptors that the process may open, less a reserve for everything else.
+    Automatic,
+    /// `0`: no limit.
+    Unlimited,
+    Count(usize),
+}
+
+impl FromStr for ConnectionLimit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<ConnectionLimit, Self::Err> {
+        match text {
+            "auto" => Ok(ConnectionLimit::Automatic),
+            number => match number.parse() {
+                Ok(0) => Ok(ConnectionLimit::Unlimited),
+                Ok(count) => Ok(ConnectionLimit::Count(count)),
+                Err(_) => Err("must be auto or a number"),
+            },
+        }
+    }
+}
+
+/// Address of a listener that can be off. `off` exists because Parameter Store cannot hold an empty value.
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Listen, Self::Err> {
+        match text {
+            "" | "off" => Ok(Listen(None)),
+            address => Ok(Listen(Some(address.parse()?))),
+        }
+    }
+}
+
+impl ServerConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<ServerConfig> {
+        let Listen(grpc_listen) = r.get("server.grpc_listen")?;
+        Some(ServerConfig {
+            listen: r.get("server.listen")?,
+            grpc_listen,
+            tls: TlsConfig::read(r)?,
+            metrics_listen: r.get("server.metrics_listen")?,
+            request_timeout: r.seconds("server.request_timeout_s")?,
+            header_timeout: r.seconds("server.header_timeout_s")?,
+            idle_timeout: r.seconds("server.idle_timeout_s")?,
+            body_idle_timeout: r.seconds("server.body_idle_timeout_s")?,
+            linger: r.seconds("server.linger_s")?,
+            drain: r.seconds("server.drain_s")?,
+            max_connections: r.get("server.max_connections")?,
+            max_json_bytes: r.get("server.max_json_bytes")?,
+            rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
+            trusted_proxies: r.words("server.trusted_proxies")?,
+        })
+    }
+
+    /// Time within which a process ends after SIGTERM: `server.linger_s`, `server.drain_s` and another 5 s.
+    pub fn stop_limit(&self) -> Duration {
+        self.linger + self.drain + Duration::from_secs(5)
+    }
+}
