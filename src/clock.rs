@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_database_tells_the_time_and_a_machine_that_jumps_does_not() {
+    fn the_time_comes_from_the_database_and_not_from_a_machine_whose_clock_jumps() {
         let epoch = DateTime::UNIX_EPOCH;
         let machine = Arc::new(Mutex::new(epoch));
         let clock = Clock::of_fleet({

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_gives_way_by_time_and_only_where_it_is_shared() {
+    async fn work_yields_by_time_and_only_on_a_shared_core() {
         let cpu = CpuTime::default();
         let (rounds, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let others = async {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_whose_client_has_gone_does_not_begin() {
+    async fn work_whose_client_has_gone_does_not_start() {
         let cpu = CpuTime::default();
         let anna = AccountId(Uuid::from_u128(1));
         let held = cpu.turn_of(anna).acquire_owned().await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_compute_no_more_are_forgotten() {
+    fn accounts_that_no_longer_compute_are_forgotten() {
         let cpu = CpuTime::default();
         for account in 0..3 * SWEEP_AT as u128 {
             cpu.turn_of(AccountId(Uuid::from_u128(account)));

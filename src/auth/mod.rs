@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_memory_forgets_in_time_and_never_grows_beyond_its_limit() {
+    fn a_cache_expires_its_entries_and_never_exceeds_its_limit() {
         let memory = TtlCache::new(3);
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         for key in 0..3 {

@@ -150,7 +150,7 @@ mod tests {
     use super::missing_permission;
 
     #[test]
-    fn a_missing_permission_is_told_with_who_needs_it() {
+    fn a_missing_permission_is_reported_with_the_role_that_needs_it() {
         let arn = "arn:aws:sts::123456789012:assumed-role/salebell/i-1";
         let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/salebell/prod";
         let action = "ssm:GetParametersByPath";

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_region_is_read_from_the_arn_of_an_application_load_balancer_alone() {
+    fn the_region_is_read_from_the_arn_of_an_application_load_balancer_only() {
         let arn = |region: &str| {
             format!(
                 "arn:aws:elasticloadbalancing:{region}:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188"

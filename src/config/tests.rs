@@ -31,7 +31,7 @@ fn a_hook_of_the_image_may_be_off() {
 }
 
 #[test]
-fn every_problem_is_told_at_once_without_its_value() {
+fn all_problems_are_reported_at_once_without_their_values() {
     let problems = load(&[
         ("SALEBELL_SERVER__LISTEN", "hunter2"),
         ("SALEBELL_WORKER__DAILY_HOUR", "24"),
@@ -70,7 +70,7 @@ fn every_problem_is_told_at_once_without_its_value() {
 }
 
 #[test]
-fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
+fn efs_is_a_dns_name_mounted_where_the_units_mount_it() {
     let efs = |name| ("SALEBELL_FILES__EFS", name);
     let mounted = ("SALEBELL_FILES__MOUNTED", "true");
     let good = efs("fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com");
@@ -95,7 +95,7 @@ fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
 }
 
 #[test]
-fn the_password_of_the_database_has_one_place() {
+fn the_password_of_the_database_is_set_in_one_place() {
     let url = ("SALEBELL_DATABASE__URL", "postgres://anna:hunter2@db.example/salebell");
     let password = ("SALEBELL_DATABASE__PASSWORD", "hunter3");
     let text = load(&[url, password]).unwrap_err().to_string();
@@ -156,7 +156,7 @@ fn tokens_of_iam_need_tls_a_user_and_no_password() {
 }
 
 #[test]
-fn a_value_that_has_changed_stands_over_the_file_and_under_the_environment() {
+fn a_changed_value_overrides_the_file_but_not_the_environment() {
     let path = std::env::temp_dir().join(format!("{}.toml", uuid::Uuid::now_v7().simple()));
     std::fs::write(&path, "[database]\nurl = \"postgres:///a\"\nuser = \"a\"\n[log]\nlevel = \"warn\"\n")
         .unwrap();
@@ -201,7 +201,7 @@ fn mail_is_off_or_encrypted_where_a_password_is_sent() {
 }
 
 #[test]
-fn user_and_password_are_decoded_in_the_address_alone() {
+fn user_and_password_are_decoded_only_in_the_url() {
     let apart = [("SALEBELL_EMAIL__USER", "be%2Bll"), ("SALEBELL_EMAIL__PASSWORD", "a%20+b")];
     for (url, apart, user, password) in [
         ("smtps://be%2Bll:a+b%26c&d%25%C3%A9%20@localhost", &[][..], "be+ll", "a+b&c&d%é "),
@@ -216,7 +216,7 @@ fn user_and_password_are_decoded_in_the_address_alone() {
 }
 
 #[test]
-fn what_is_wrong_about_mail_is_told_without_the_password() {
+fn problems_with_mail_are_reported_without_the_password() {
     let url = |url| ("SALEBELL_EMAIL__SMTP_URL", url);
     for (settings, told) in [
         (&[url("smtp://localhost")][..], "email.from (SALEBELL_EMAIL__FROM) is required with email.smtp_url"),
@@ -318,7 +318,7 @@ fn tls_and_the_load_balancer_are_checked() {
 }
 
 #[test]
-fn what_stands_beside_the_services_reads_what_it_can() {
+fn programs_beside_the_services_read_the_settings_that_are_valid() {
     let settings = [
         ("SALEBELL_INSTANCE__LAUNCH_HOOK", "launch"),
         ("SALEBELL_INSTANCE__POLL_S", "0"),

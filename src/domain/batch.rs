@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_stays_together() {
+    fn items_that_fit_into_one_message_stay_together() {
         let some: Vec<Observation> = (0..1000).map(|n| seen(n % 7, n as i64, "Hades".to_owned())).collect();
         assert_eq!(split(some.clone(), 20_000).unwrap(), [some], "packed it is a tenth");
         assert_eq!(split(Vec::new(), 20_000).unwrap(), [vec![]]);
     }
 
     #[test]
-    fn an_offer_is_split_only_where_it_must_be_and_in_the_order_of_time() {
+    fn an_offer_is_split_only_where_it_must_be_and_in_chronological_order() {
         let mut state = 1;
         // Offer 0 has half of the observations, too many for one message.
         let some: Vec<Observation> = (0..2000_u64)

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lose_what_harms() {
+    fn names_lose_harmful_characters() {
         for (given, expected) in [
             ("feed.csv", "feed.csv"),
             ("../../etc/passwd", "passwd"),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lives_for_fourteen_days() {
+    fn no_file_is_kept_for_fourteen_days() {
         let (made, hour) = (DateTime::UNIX_EPOCH, TimeDelta::hours(1));
         assert_eq!(keep_until(None, made, made), Ok(made + DEFAULT_LIFE));
         assert_eq!(keep_until(Some(made + hour), made, made), Ok(made + hour));

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_becomes_what_the_dns_has() {
+    fn a_domain_takes_the_form_that_the_dns_uses() {
         for (domain, ascii) in [
             ("bücher.example", "xn--bcher-kva.example"),
             ("BÜCHER.example", "xn--bcher-kva.example"),

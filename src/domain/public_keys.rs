@@ -47,7 +47,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keys_that_are_for_something_else_are_passed_over() {
+    fn keys_for_other_purposes_are_skipped() {
         let ed = |more: Value| {
             let mut key =
                 json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});

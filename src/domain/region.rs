@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_country_is_refused_by_name() {
+    fn codes_of_no_country_are_refused_by_name() {
         for given in ["EN", "EU", "XK", "AA", "XX", "WW", "DEU", "Germany", "D", "1A", "Ж", "D\u{0}"] {
             let problem = check_region(Some(given)).unwrap_err();
             let name: String = given.chars().filter(|c| !c.is_control()).collect();

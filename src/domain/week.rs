@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_week_is_refused() {
+    fn texts_that_are_not_weeks_are_refused() {
         for text in [
             "",
             "2026",

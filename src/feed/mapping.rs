@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn json_numbers_go_on_digit_for_digit() {
+    fn json_numbers_are_passed_on_digit_for_digit() {
         let mapping = Mapping::default();
         let mapped = mapping.map_json(r#"{"sku": 7, "price": 18.4900000000000000001, "x": [1, 2]}"#).unwrap();
         assert_eq!(line(mapped), "{\"sku\":\"7\",\"price\":\"18.4900000000000000001\",\"x\":[1, 2]}\n");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused_with_the_place() {
+    fn values_that_are_not_objects_are_refused_with_their_position() {
         let mapping = Mapping::default();
         assert!(mapping.map_json("[1]").unwrap_err().starts_with("is not a JSON object"));
         assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_keep_their_digits_and_riddles_are_left_to_the_api() {
+    fn instants_keep_their_digits_and_ambiguous_times_are_left_to_the_api() {
         for (text, expected) in [
             ("2025-07-15 22:33:15+02:00", "2025-07-15T20:33:15Z"),
             ("2025-07-15 22:33:15 +0200", "2025-07-15T20:33:15Z"),
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_an_offset_is_one_of_the_zone_that_is_set() {
+    fn a_time_without_an_offset_belongs_to_the_configured_zone() {
         let mapping = Mapping::parse(
             &[],
             &strings(&["store=s", "price=1", "currency=EUR", "time_zone=Europe/Berlin", "region=uk"]),

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_before_anything_is_read() {
+    fn contradictory_options_are_reported_before_anything_is_read() {
         assert!(matches!(meaning("{}"), Ok(Meaning::Fields(_))));
         assert!(matches!(
             meaning(r#"{"columns": {"sku": "ID"}, "constants": {"store": "Steam"}}"#),

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_watch_hears_the_status_at_once_when_it_changes_and_again_and_again() {
+    async fn a_watch_receives_the_status_at_once_on_every_change_and_repeatedly() {
         let stopping = CancellationToken::new();
         let often = Duration::from_millis(1);
         let mut known = statuses(SERVICES[0].to_owned(), stopping.clone(), often).boxed();

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_load_balancer_itself_is_heard() {
+    fn only_health_checks_of_the_load_balancer_itself_count() {
         let dead_man = DeadMan::default();
         let mut headers = HeaderMap::new();
         let mut hear = |name: &'static str, value: &str| {

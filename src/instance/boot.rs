@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_is_no_area() {
+    fn a_setting_is_not_also_a_section() {
         for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
             let mut settings = StoredSettings::default();
             names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));

@@ -265,7 +265,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+    fn a_disk_that_is_full_for_a_moment_does_not_count() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
         let mut look = |good: bool, seconds: u32| {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_without_room_is_not_ready_from_the_beginning() {
+    fn an_instance_without_free_space_is_not_ready_from_the_start() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
         assert!(fullness.is_told());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_was_stopped_between_two_moments_has_not_seen_an_hour() {
+    fn a_process_that_was_stopped_between_two_checks_has_not_observed_an_hour() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
         fullness.look(true, now);

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_a_secret_is_picked_and_nothing_of_it_told() {
+    fn a_key_of_a_secret_is_selected_and_its_value_is_not_shown() {
         let name = |text: &str| text.parse::<SecretName>().unwrap();
         let secret = SecretString::from(r#"{"username": "salebell", "password": "hunter2", "port": 5432}"#);
         let is =

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_put_in_makes_a_header() {
+    fn no_inserted_text_makes_a_header() {
         let from: Mailbox = "Bell \"Ö\" <bell@example.com>".parse().unwrap();
         let good = email("anna@example.com", "Größe, \"quoted\" & <so on>");
         let wire = String::from_utf8(build(&good, &good.to, &from).unwrap().formatted()).unwrap();

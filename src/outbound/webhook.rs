@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_judged_before_they_are_kept() {
+    fn urls_are_checked_before_they_are_stored() {
         let strict = webhooks(false, &[]);
         strict.check_url("https://example.com/hook?token=1").unwrap();
         strict.check_url("https://1.1.1.1:8443/").unwrap();

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reserve_is_for_when_all_places_are_taken() {
+    async fn the_reserve_is_used_only_when_all_places_are_taken() {
         let room = Room { whole: Arc::new(Semaphore::new(1)), reserve: Arc::new(Semaphore::new(1)) };
         let first = room.place().await;
         assert!(matches!(first, Place::Whole { .. }));

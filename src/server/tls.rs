@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_certificate_is_minted_anew_long_before_it_ends() {
+    fn a_minted_certificate_is_renewed_long_before_it_expires() {
         let now = Arc::new(RwLock::new(DateTime::from_timestamp(1_800_000_000, 0).unwrap()));
         let clock = Clock::new({
             let now = now.clone();

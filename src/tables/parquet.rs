@@ -172,7 +172,7 @@ mod tests {
     use parquet::record::RowAccessor;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn rows_that_are_written_are_read_back() {
         const COLUMNS: Columns = &[
             ("title", ColumnKind::Text),
             ("count", ColumnKind::Integer),

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_small_whatever_there_is_to_tell() {
+    fn a_line_stays_small_whatever_there_is_to_report() {
         let (reporter, recorder) = (reporter(), Both(PrometheusBuilder::new().build_recorder()));
         let metadata = metrics::Metadata::new("", metrics::Level::INFO, None);
         // All buckets, for far more pools than there will ever be.

@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_told_with_an_error_of_a_tenth() {
+    fn a_value_is_reported_within_a_tenth() {
         let mut seconds = FIRST * 1.01;
         while seconds < 60_000.0 {
             let told = value_of(bucket_of(seconds));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_not_told_again_and_what_was_not_is() {
+    fn a_sample_is_reported_again_unless_it_was_written() {
         let tallies = Tallies::default();
         let key = |status: &'static str, route: &'static str| {
             let labels = vec![Label::new("status", status), Label::new("route", route)];
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_tells_each_value_once() {
+    fn a_distribution_reports_each_value_once() {
         let tallies = Tallies::default();
         let series = tallies.find(&Key::from_name("salebell_record_lag_seconds")).unwrap();
         assert!(tallies.news().is_empty());

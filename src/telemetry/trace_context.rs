@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_with_a_span_of_its_own() {
+    fn a_trace_continues_with_a_span_of_its_own() {
         let context = of(&[PARENT]);
         assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         let ours = context.traceparent();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_begins_a_trace() {
+    fn an_invalid_traceparent_starts_a_new_trace() {
         for wrong in [
             "",
             "00",

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daily_delivery_waits_for_the_next_such_hour() {
+    fn a_daily_delivery_waits_for_the_next_occurrence_of_its_hour() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         assert_eq!(next_daily(at("2026-11-20T08:59:00Z"), 9), at("2026-11-20T09:00:00Z"));
         assert_eq!(next_daily(at("2026-11-20T09:00:00Z"), 9), at("2026-11-21T09:00:00Z"));

@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_two_units() {
+    fn durations_are_written_in_two_units() {
         let now = DateTime::UNIX_EPOCH;
         for (minutes, expected) in [(-5, "now"), (5, "5 min"), (65, "1 h 05"), (1440 * 13 - 1, "12 d 23 h")] {
             assert_eq!(until(now + TimeDelta::minutes(minutes), now), expected);

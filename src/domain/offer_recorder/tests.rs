@@ -49,7 +49,7 @@ fn a_sale_that_begins_and_ends_within_a_message_is_written_once() {
 }
 
 #[test]
-fn a_glitch_takes_effect_when_a_second_sight_ten_minutes_later_agrees() {
+fn a_glitch_takes_effect_when_a_second_observation_ten_minutes_later_agrees() {
     let glitch = |minute| seen(minute, 10, 1000);
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(5)]);
     assert_eq!((held.counts.recorded, held.counts.quarantined, held.quarantined.len()), (1, 2, 1));
@@ -86,7 +86,7 @@ fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
 }
 
 #[test]
-fn an_end_that_the_store_tells_stays_with_its_sale() {
+fn an_end_that_the_store_announces_stays_with_its_sale() {
     let changes = apply(&[told(1, 500, 99), told(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
     let ends: Vec<_> = changes.started_sales.iter().map(|sale| sale.ends_at).collect();
     assert_eq!(ends, [Some(at(99)), None]);
@@ -115,7 +115,7 @@ fn a_sale_that_is_resumed_within_a_message_is_one_row() {
 }
 
 #[test]
-fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
+fn an_announced_end_between_two_observations_belongs_to_neither_transition() {
     let changes = apply(&[told(0, 500, 10), seen(20, 1000, 1000)]);
     let ends: Vec<_> = changes
         .events
@@ -136,7 +136,7 @@ fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
 }
 
 #[test]
-fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
+fn an_end_that_an_earlier_version_ignored_is_forgotten() {
     let changes = apply(&[told(0, 500, 10)]);
     let price = Price { observed_at: at(15), ..changes.offers[0].1 };
     let (mut later, rules) = (Changes::default(), Rules::default());
@@ -151,7 +151,7 @@ fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
 }
 
 #[test]
-fn a_glitch_that_is_confirmed_keeps_what_was_said_beside_it() {
+fn a_confirmed_glitch_keeps_the_other_fields_of_its_observation() {
     let glitch = |minute| ObservedPrice { available: false, ..told(minute, 10, 500) };
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!((held.counts.transitions.get("sale.started"), held.offers[0].1.available), (None, false));
@@ -162,7 +162,7 @@ fn a_glitch_that_is_confirmed_keeps_what_was_said_beside_it() {
 }
 
 #[test]
-fn the_same_sight_twice_writes_nothing() {
+fn the_same_observation_twice_writes_nothing() {
     let changes = apply(&[seen(0, 500, 1000), seen(0, 500, 1000), seen(0, 600, 1000)]);
     assert_eq!((changes.counts.recorded, changes.counts.unchanged), (1, 2));
     assert_eq!((changes.history.len(), changes.events.len(), changes.started_sales.len()), (1, 1, 1));
@@ -189,7 +189,7 @@ fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
 }
 
 #[test]
-fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
+fn an_end_that_is_moved_resumes_a_sale_that_was_over() {
     let mut first = apply(&[told(0, 500, 10)]);
     let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
     let events = |end, now| {
@@ -208,7 +208,7 @@ fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
 }
 
 #[test]
-fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
+fn a_new_low_rings_even_if_it_costs_more_than_a_giveaway() {
     let changes = apply(&[seen(0, 2000, 2000), seen(1, 0, 2000), seen(2, 1500, 2000)]);
     let last = changes.events.last().unwrap();
     assert_eq!(
@@ -324,7 +324,7 @@ proptest! {
     /// Price, sales, history, events and counts do not depend on how observations are split into messages, or on when
     /// the schedule runs in between.
     #[test]
-    fn messages_are_no_matter(
+    fn the_division_into_messages_does_not_matter(
         observed in prop::collection::vec(
             (0_i64..60, prop::sample::select(vec![0, 500, 700, 900, 1000, 1000]), prop::bool::weighted(0.9),
                 prop::option::weighted(0.3, -1_i64..12)), 1..30),

@@ -83,7 +83,7 @@ fn a_sale_runs_its_course() {
 }
 
 #[test]
-fn a_first_sight_below_the_regular_price_is_a_sale_and_no_new_low() {
+fn a_first_observation_below_the_regular_price_is_a_sale_and_not_a_new_low() {
     assert_eq!(kinds(&[seen(0, 500, 1000)]), [("sale.started", false)]);
     assert_eq!(kinds(&[seen(0, 0, 1000)]), [("sale.started", false)]);
     assert_eq!(kinds(&[seen(0, 0, 0)]), [("first.seen", false)]);
@@ -98,7 +98,7 @@ fn a_low_that_is_only_reached_again_is_not_new() {
 }
 
 #[test]
-fn of_two_prices_at_one_instant_the_lower_stands_whichever_comes_first() {
+fn of_two_prices_at_one_instant_the_lower_counts_whichever_comes_first() {
     assert_eq!(kinds(&[seen(0, 500, 1000), seen(0, 700, 1000)]), [("sale.started", false)]);
     assert_eq!(
         kinds(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(1, 500, 1000)]),
@@ -119,7 +119,7 @@ fn glitches_are_held_back() {
 }
 
 #[test]
-fn what_was_believed_is_not_doubted_again() {
+fn a_price_that_was_accepted_is_not_questioned_again() {
     let rules = Rules::default();
     let believed = match observe(None, &seen(0, 10, 1000), &rules, true) {
         Outcome::Changed(change) => change.after,
@@ -139,7 +139,7 @@ fn a_game_may_become_free_to_play() {
 }
 
 #[test]
-fn the_past_is_not_measured_by_the_present() {
+fn the_past_is_not_compared_with_the_present() {
     let dollars = ObservedPrice { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
     assert_eq!(kinds(&[seen(1, 1000, 1000), dollars]), [("first.seen", false), ("stale", false)]);
 }
@@ -152,7 +152,7 @@ fn a_better_cut_rings_even_for_a_higher_price() {
 }
 
 #[test]
-fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
+fn a_trusted_change_of_currency_ends_the_sale_and_starts_another() {
     let before = match observe(None, &seen(0, 500, 1000), &Rules::default(), false) {
         Outcome::Changed(change) => change.after,
         other => panic!("{other:?}"),
@@ -189,7 +189,7 @@ fn course(observed: &[ObservedPrice]) -> Vec<(&'static str, bool, Option<usize>)
 }
 
 #[test]
-fn a_giveaway_is_no_low_and_the_first_one_is_news() {
+fn a_giveaway_is_not_a_low_and_only_the_first_one_is_news() {
     let amounts = [2000, 1500, 2000, 0, 2000, 400, 2000, 0];
     let observed: Vec<ObservedPrice> =
         amounts.iter().enumerate().map(|(n, amount)| seen(n as i64 * 400, *amount, 2000)).collect();
@@ -204,7 +204,7 @@ fn a_giveaway_is_no_low_and_the_first_one_is_news() {
 }
 
 #[test]
-fn what_was_only_ever_free_has_no_low() {
+fn an_offer_that_was_only_ever_free_has_no_low() {
     let (price, free) = changes(&[seen(0, 0, 2000)]);
     let price = price.unwrap();
     assert_eq!((price.low, price.was_free_at, free[0].new_low), (None, Some(at(0)), false));
@@ -263,7 +263,7 @@ fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
 }
 
 #[test]
-fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
+fn paid_prices_are_not_compared_with_a_giveaway() {
     let course = |amounts: &[i64]| {
         let observed: Vec<ObservedPrice> =
             amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
@@ -305,7 +305,7 @@ fn a_sale_is_over_when_its_store_said_so() {
 }
 
 #[test]
-fn an_end_that_is_told_again_counts_without_a_change_of_price() {
+fn an_end_that_is_announced_anew_counts_without_a_change_of_price() {
     let ends = |observed: &[ObservedPrice]| changes(observed).0.unwrap().sale.map(|sale| sale.ends_at);
     assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 200)]), Some(Some(at(200))));
     assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 50)]), Some(Some(at(50))), "a nearer one too");
@@ -324,7 +324,7 @@ fn an_end_that_is_told_again_counts_without_a_change_of_price() {
 }
 
 #[test]
-fn after_the_told_end_the_next_sight_says_what_it_is() {
+fn after_the_announced_end_the_next_observation_decides() {
     let course = |last: ObservedPrice| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
     assert_eq!(
         course(seen(100, 1000, 2000)),
@@ -338,7 +338,7 @@ fn after_the_told_end_the_next_sight_says_what_it_is() {
 }
 
 #[test]
-fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end() {
+fn an_observation_before_a_passed_end_opens_a_sale_only_with_a_later_end() {
     let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
     let over = price.unwrap().lapse(at(150)).unwrap();
     for late in [seen(50, 1000, 2000), told(50, 1000, 100), told(50, 1000, 90)] {
@@ -359,7 +359,7 @@ fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end(
 }
 
 #[test]
-fn a_sale_that_is_told_as_over_is_none() {
+fn a_sale_that_is_reported_as_over_is_not_a_sale() {
     assert_eq!(kinds(&[told(5, 1000, 5)]), [("first.seen", false)]);
     assert_eq!(
         kinds(&[seen(0, 2000, 2000), told(5, 1000, 4)]),
@@ -373,7 +373,7 @@ fn a_sale_that_is_told_as_over_is_none() {
 }
 
 #[test]
-fn what_cannot_be_bought_is_no_sale_and_no_low() {
+fn an_offer_that_cannot_be_bought_is_neither_a_sale_nor_a_low() {
     let gone = |minute, amount| ObservedPrice { available: false, ..seen(minute, amount, 2000) };
     assert_eq!(kinds(&[gone(0, 1000)]), [("first.seen", false)]);
     assert_eq!(
@@ -495,7 +495,7 @@ fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
 proptest! {
     /// Sales are the stretches below the regular price, joined if no more than six hours lie between them.
     #[test]
-    fn sales_are_stretches_with_six_hours_between(observed in observed()) {
+    fn sales_are_at_least_six_hours_apart(observed in observed()) {
         let now = observed.last().unwrap().observed_at;
         let model = Model::of(&observed, now);
         let (price, changes) = changes(&observed);
@@ -522,7 +522,7 @@ proptest! {
     /// A first price on sale, a sale that begins long after the last one, and a price below the previous one ring; a
     /// price that was as low a moment ago never does. Giveaways are not compared with paid prices.
     #[test]
-    fn what_rings_is_better_than_what_was(observed in observed()) {
+    fn every_price_that_rings_is_better_than_the_earlier_ones(observed in observed()) {
         let (_, changes) = changes(&observed);
         let mut known: std::collections::HashMap<SaleId, (Best, bool)> = Default::default();
         let mut open = None;
@@ -545,7 +545,7 @@ proptest! {
     /// In whatever order observations come, the price is that of the newest instant (the lower of two), the low is the
     /// lowest that took effect, and reporting everything twice changes nothing.
     #[test]
-    fn the_newest_sight_stands(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
+    fn the_newest_observation_counts(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
         let observed: Vec<ObservedPrice> = observed.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
         let (mut price, mut low) = (None::<Price>, i64::MAX);
         for round in 0..2 {

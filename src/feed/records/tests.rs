@@ -57,7 +57,7 @@ fn csv_lines_are_counted_through_quotes_blank_lines_and_both_line_ends() {
 }
 
 #[test]
-fn old_spreadsheets_end_lines_with_a_carriage_return_alone() {
+fn old_spreadsheets_end_lines_with_only_a_carriage_return() {
     assert_eq!(
         read(FeedFormat::Csv, "a;b\r1;\"x\ny\"\r\r3;z"),
         [fields(1, &["a", "b"]), fields(2, &["1", "x\ny"]), fields(4, &["3", "z"])]
@@ -312,7 +312,7 @@ fn an_open_quote_in_the_header_swallows_no_rows() {
 }
 
 #[test]
-fn an_unclosed_quote_is_not_looked_for_over_and_over() {
+fn an_unclosed_quote_is_not_searched_for_again_and_again() {
     // Every line opens a quotation mark that the next one closes before it opens another.
     let line = b"\",\",\n";
     let rows = 200_000;
@@ -409,7 +409,7 @@ proptest! {
     }
 
     #[test]
-    fn marks_in_what_programs_write_give_no_row_a_cell_of_another(
+    fn quotes_in_records_written_by_programs_give_no_row_a_cell_of_another(
         cells in prop::collection::vec(prop::collection::vec(0_usize..10, 1..5), 2..40),
         (columns, delimiter, price) in (3_usize..6, 0_usize..3, any::<prop::sample::Index>()),
         marks in prop::collection::vec((any::<prop::sample::Index>(), 1_usize..3), 1..8),
@@ -448,7 +448,7 @@ proptest! {
     }
 
     #[test]
-    fn what_programs_write_comes_back(
+    fn records_written_by_programs_are_read_back(
         rows in prop::collection::vec(prop::collection::vec(prop::collection::vec(0_usize..12, 0..8), 3), 1..8),
         (delimiter, price, always, returns) in (0_usize..3, 0_usize..4, any::<bool>(), any::<bool>()),
     ) {
@@ -489,7 +489,7 @@ proptest! {
     }
 
     #[test]
-    fn what_programs_write_is_never_read_as_something_else(
+    fn records_written_by_programs_are_never_misread(
         rows in prop::collection::vec(prop::collection::vec("[ab ,;\t\"\n]{0,12}", 3), 1..8),
         (delimiter, price) in (0_usize..3, 0_usize..4),
     ) {

@@ -300,7 +300,7 @@ mod tests {
     use crate::domain::ids::FileId;
 
     #[tokio::test]
-    async fn nobody_waits_for_a_file_system_that_turns_out_to_hang() {
+    async fn no_caller_waits_for_a_file_system_that_turns_out_to_hang() {
         let mount = Mount::found(None);
         let directory = Directory::new("/proc".into(), 0, Some(mount.clone()));
         let (release, held) = std::sync::mpsc::channel::<()>();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn no_place_leads_out_of_the_directory() {
+    fn no_place_is_outside_the_directory() {
         let directory = Directory::new("/srv/files".into(), 0, None);
         let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_hangs_is_away_and_keeps_nobody_waiting() {
+    fn a_file_system_that_hangs_is_unavailable_and_keeps_no_caller_waiting() {
         let (answer, looks) = mpsc::channel::<Result<(), Problem>>();
         let (pause, patience) = (Duration::from_millis(1), Duration::from_millis(50));
         let mount = Mount::watch_with(pause, patience, move || looks.recv().unwrap_or(Ok(()))).unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gave_up_is_away_too_and_a_full_disk_is_not() {
+    fn a_mount_that_gave_up_is_unavailable_and_a_full_disk_is_not() {
         assert!(is_away(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
         assert!(is_away(&io::Error::from_raw_os_error(ESTALE)));
         assert!(!is_away(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));

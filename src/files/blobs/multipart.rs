@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_cannot_be_is_no_piece() {
+    fn an_impossible_row_is_not_a_piece() {
         let gathered = |parts: usize, tail: Option<&str>| PendingParts {
             upload: None,
             parts: vec!["etag".to_owned(); parts],

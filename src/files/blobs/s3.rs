@@ -504,7 +504,7 @@ mod tests {
     use crate::domain::ids::FileId;
 
     #[test]
-    fn names_tell_their_place_and_strangers_none() {
+    fn names_contain_their_place_and_foreign_names_do_not() {
         let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert_eq!(place_of(&place), Some(place.clone()));
         assert_eq!(place_of(&format!("{place}.{}", Uuid::now_v7().simple())), Some(place.clone()));

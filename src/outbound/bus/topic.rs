@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_ten_messages_and_256_kib_at_the_most() {
+    fn a_request_has_at_most_ten_messages_and_256_kib() {
         let message = |size: usize| TopicMessage { body: "x".repeat(size), ..TopicMessage::default() };
         let sizes = |of: &[usize]| requests(&of.iter().map(|size| message(*size)).collect::<Vec<_>>());
         assert!(sizes(&[]).is_empty());

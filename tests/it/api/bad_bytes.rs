@@ -147,7 +147,7 @@ async fn a_header_that_is_no_utf8_is_refused_with_a_problem_or_ignored() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() {
+async fn an_unsupported_method_is_answered_with_the_supported_ones_on_every_path() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &["catalogue:write", "prices:write", "operator"]).await;
     let bearer = format!("Authorization: Bearer {}", anna.token);

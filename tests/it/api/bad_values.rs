@@ -382,7 +382,7 @@ async fn no_header_is_a_500() {
 }
 
 #[tokio::test]
-async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
+async fn impossible_texts_and_times_are_refused_with_their_field() {
     let world = world().await;
     let file = world.body(&Method::POST, "/v1/imports").await["file_id"].clone();
     for (path, body, pointer) in [
@@ -416,7 +416,7 @@ async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
 }
 
 #[tokio::test]
-async fn an_array_is_no_object() {
+async fn an_array_is_not_an_object() {
     let world = world().await;
     let ask = async |method: &Method, path: &str, body: &Value| {
         let answer = world.request(method, path).json(body).send().await.unwrap();
@@ -486,7 +486,7 @@ async fn an_array_is_no_object() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_much_larger_than_its_question() {
+async fn a_response_is_not_much_larger_than_its_request() {
     let world = world().await;
     let long = "x".repeat(500_000);
     for (path, body) in [

@@ -112,7 +112,7 @@ async fn a_user_is_the_same_account_as_with_a_token_of_the_same_issuer() {
 }
 
 #[tokio::test]
-async fn forged_words_of_a_load_balancer_are_refused() {
+async fn forged_headers_of_a_load_balancer_are_refused() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let now = app.clock.now().timestamp();
@@ -183,7 +183,7 @@ async fn only_a_trusted_proxy_is_believed_and_only_where_there_is_a_load_balance
 }
 
 #[tokio::test]
-async fn a_token_that_was_given_on_purpose_counts_alone() {
+async fn a_bearer_token_takes_precedence_over_the_load_balancer() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let ben = app.user("ben", &["operator"]).await;
@@ -253,7 +253,7 @@ async fn another_site_cannot_make_a_browser_change_anything() {
 }
 
 #[tokio::test]
-async fn a_key_is_fetched_once_and_stays_while_its_address_is_away() {
+async fn a_key_is_fetched_once_and_stays_while_its_address_is_unavailable() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let tokens: Vec<String> =
@@ -271,7 +271,7 @@ async fn a_key_is_fetched_once_and_stays_while_its_address_is_away() {
 }
 
 #[tokio::test]
-async fn without_its_key_it_is_the_address_that_is_away_and_not_the_user_who_is_wrong() {
+async fn without_its_key_the_address_is_unavailable_and_the_user_is_not_refused() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let rsa = SigningKey::generate("EdDSA", "ed").pem();

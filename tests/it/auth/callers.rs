@@ -59,7 +59,7 @@ async fn me(app: &TestApp, token: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn an_account_appears_on_first_sight_and_stays_the_same() {
+async fn an_account_is_created_on_first_use_and_stays_the_same() {
     let app = spawn(|_| {}).await;
     let mut ids = Vec::new();
     for key in [&*RSA, &*EC, &*ED] {
@@ -256,7 +256,7 @@ async fn other_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_once_and_again_for_a_new_one_but_seldom() {
+async fn keys_are_fetched_once_and_rarely_again_for_an_unknown_one() {
     let server = KeyServer::start().await;
     server.serve(&[&ED]);
     let app = spawn_with_url(&server.url).await;
@@ -313,7 +313,7 @@ async fn keys_stay_while_their_issuer_is_down_and_go_when_it_withdraws_them() {
 }
 
 #[tokio::test]
-async fn without_any_key_it_is_the_issuer_that_is_away_and_not_the_token_that_is_wrong() {
+async fn without_any_key_the_issuer_is_unavailable_and_the_token_is_not_invalid() {
     let server = KeyServer::start().await;
     let app = spawn_with_url(&server.url).await;
     let token = ED.token(&claims(&app, json!({})));

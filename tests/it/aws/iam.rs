@@ -103,7 +103,7 @@ fn age(app: &App) -> TimeDelta {
 }
 
 #[tokio::test]
-async fn each_host_has_a_token_of_its_own_and_another_one_after_ten_minutes() {
+async fn each_host_has_its_own_token_and_another_one_after_ten_minutes() {
     let setting = Setting::new(own_key).await;
     let app = setting.app();
     // Connections are held, so each one is new.
@@ -153,7 +153,7 @@ async fn an_expired_token_is_refused_and_replaced_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn what_rds_would_refuse_is_refused() {
+async fn tokens_that_rds_would_refuse_are_refused() {
     let setting = Setting::new(own_key).await;
     let of = |id: &str, secret: &str, session| Credentials::new(id, secret, session, None, "test");
     let id = std::env::var("AWS_ACCESS_KEY_ID").unwrap();
@@ -194,7 +194,7 @@ async fn what_rds_would_refuse_is_refused() {
 }
 
 #[tokio::test]
-async fn a_user_without_the_right_is_told_clearly() {
+async fn a_missing_right_is_reported_clearly() {
     let setting = Setting::new(own_key).await;
     setting.writer.seen().users.clear();
     let settings = setting.settings();
@@ -216,7 +216,7 @@ async fn a_user_without_the_right_is_told_clearly() {
 }
 
 #[tokio::test]
-async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
+async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_an_outage() {
     let ec2 = std::sync::Arc::new(Ec2::start(Group::new("salebell-test")).await);
     let metadata = ec2.launch("i-1").await;
     let keys = ec2.clone();

@@ -180,7 +180,7 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
 }
 
 #[tokio::test]
-async fn a_password_that_nobody_knows_is_refused_in_time() {
+async fn an_unknown_password_is_refused_in_time() {
     let setting = Setting::new("first-hunter").await;
     let file = setting.folder.path().join("config.toml");
     let config = Config::load(Some(file.as_path()), []).unwrap();
@@ -217,7 +217,7 @@ async fn service(environment: &Environment, database: &TestDatabase) -> (salebel
 }
 
 #[tokio::test]
-async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
+async fn valid_keys_and_issuers_are_adopted_and_invalid_ones_are_not() {
     let (environment, database) = (Environment::create().await, TestDatabase::create_bare().await);
     let (old, new) = (secrets::generate_key().unwrap(), secrets::generate_key().unwrap());
     let row = Uuid::now_v7();

@@ -38,7 +38,7 @@ async fn setting() -> (TestApp, Arc<Ec2>, String) {
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
+async fn an_upload_continues_while_the_keys_of_the_role_change() {
     let (app, ec2, metadata) = setting().await;
     let anna = app.user("anna", &[]).await;
     let (s3, seen) = strict(&app.bucket.as_ref().unwrap().endpoint, ec2.clone()).await;
@@ -91,7 +91,7 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
 }
 
 #[tokio::test]
-async fn what_is_asked_before_the_role_is_there_waits_for_it() {
+async fn requests_made_before_the_role_exists_wait_for_it() {
     for (what, outage) in [("it has no role", None), ("it answers 500", Some(Fault::Status(500)))] {
         let (app, ec2, metadata) = setting().await;
         let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -128,7 +128,7 @@ async fn what_is_asked_before_the_role_is_there_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_role_that_never_comes_is_told_in_time() {
+async fn a_role_that_never_appears_is_reported_in_time() {
     let (app, ec2, metadata) = setting().await;
     let anna = app.user("anna", &[]).await;
     ec2.world().role_is_late = true;

@@ -103,7 +103,7 @@ async fn every_filter_and_order_finds_what_it_says() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_refused() {
+async fn invalid_queries_are_refused() {
     let app = TestApp::spawn().await;
     report(&app, REPORTS).await;
     for (query, parameter) in [

@@ -185,7 +185,7 @@ async fn pages_of_buckets_hold_whatever_the_changes_are() {
 }
 
 #[tokio::test]
-async fn a_history_that_cannot_be_asked_is_refused() {
+async fn an_invalid_query_of_history_is_refused() {
     let app = TestApp::spawn().await;
     let game = history(&app, PRICES).await;
     for (query, parameter) in [

@@ -17,7 +17,7 @@ use crate::support::{TestApp, User};
 use salebell::domain::ids::AccountId;
 
 #[tokio::test]
-async fn files_go_there_and_come_back() {
+async fn files_are_uploaded_and_downloaded() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -59,7 +59,7 @@ async fn files_go_there_and_come_back() {
 }
 
 #[tokio::test]
-async fn a_file_goes_in_parts_and_is_one_in_the_end() {
+async fn a_file_is_sent_in_parts_and_becomes_one() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -76,7 +76,7 @@ async fn a_file_goes_in_parts_and_is_one_in_the_end() {
 }
 
 #[tokio::test]
-async fn damaged_bytes_are_told_and_kept() {
+async fn damaged_bytes_are_reported_and_kept() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -146,7 +146,7 @@ async fn files_are_listed_shared_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_in_a_line() {
+async fn errors_are_reported_in_one_line() {
     let app = TestApp::builder().settings(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut shell = Shell::new(&app.url, &anna);
@@ -182,7 +182,7 @@ async fn serve(router: Router) -> String {
 }
 
 #[tokio::test]
-async fn the_token_does_not_follow_to_where_the_bytes_are() {
+async fn the_token_is_not_sent_to_the_store_of_the_bytes() {
     let whole = bytes(3_000_000);
     let heard: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
     let (content, asked) = (whole.clone(), heard.clone());

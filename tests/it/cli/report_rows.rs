@@ -7,7 +7,7 @@ use crate::support::TestApp;
 use crate::support::scratch::Scratch;
 
 #[tokio::test]
-async fn a_line_that_is_taken_without_a_field_is_no_failure() {
+async fn a_line_that_is_accepted_without_a_field_is_not_a_failure() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;

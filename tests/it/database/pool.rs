@@ -33,7 +33,7 @@ async fn a_burst_into_a_cold_pool_waits_for_slow_log_ins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_opening_outlives_the_client_that_it_was_begun_for() {
+async fn a_connection_attempt_outlives_the_client_that_it_was_started_for() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
     proxy.delay_log_ins(Duration::from_secs(2));
     let hasty = (0..20).map(|_| app.get("/v1/games").timeout(Duration::from_millis(300)).send());
@@ -138,7 +138,7 @@ async fn a_second_after_a_restart_of_postgres_nothing_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dead_connection_gives_the_others_away() {
+async fn one_dead_connection_makes_the_others_suspect() {
     let app = TestApp::spawn().await;
     let held = join_all((0..10).map(|_| app.state.writer.acquire())).await;
     assert!(held.iter().all(Result::is_ok));
@@ -180,7 +180,7 @@ async fn a_pool_never_has_more_connections_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_is_dropped_is_rolled_back_and_its_connection_used_again() {
+async fn a_dropped_transaction_is_rolled_back_and_its_connection_reused() {
     let app = TestApp::spawn().await;
     let count = async || {
         sqlx::query_scalar::<_, i64>("select count(*) from accounts")

@@ -71,7 +71,7 @@ async fn paid_prices_ring_after_a_giveaway() {
 }
 
 #[tokio::test]
-async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on() {
+async fn a_sale_that_could_not_ring_when_it_started_rings_when_it_continues() {
     let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna, otto) = (shop(&app).await, app.user("anna", &[]).await, app.user("otto", &[]).await);
     let day = 24 * 60;
@@ -110,7 +110,7 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
 }
 
 #[tokio::test]
-async fn a_bell_that_waited_tells_a_price_with_the_time_of_its_sight() {
+async fn a_delayed_notice_names_a_price_with_the_time_of_its_observation() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -131,7 +131,7 @@ async fn a_bell_that_waited_tells_a_price_with_the_time_of_its_sight() {
 }
 
 #[tokio::test]
-async fn deals_at_a_new_low_are_none_that_have_cost_less() {
+async fn deals_at_a_new_low_never_cost_less_before() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let regular = |regular: &str| json!({"regular_price": regular});

@@ -49,7 +49,7 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn every_event_is_told_with_all_that_it_is_about() {
+async fn every_event_is_published_with_its_whole_context() {
     let topic = create_events_topic(false).await;
     let team = Subscriber::create(&topic, Value::Null).await;
     let app = spawn(&topic, &emulator().await).await;
@@ -90,7 +90,7 @@ async fn every_event_is_told_with_all_that_it_is_about() {
 }
 
 #[tokio::test]
-async fn a_team_hears_what_it_filters_for() {
+async fn a_team_receives_the_events_that_it_filters_for() {
     let topic = create_events_topic(false).await;
     let sales =
         Subscriber::create(&topic, json!({"kind": ["sale.started"], "cut": [{"numeric": [">=", 50]}]})).await;

@@ -82,7 +82,7 @@ async fn a_sale_that_deepens_below_the_target_rings_then() {
 }
 
 #[tokio::test]
-async fn history_and_pauses_ring_no_bells() {
+async fn history_and_paused_watches_do_not_ring() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
@@ -210,7 +210,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_gives_a_large_event_back() {
+async fn a_worker_that_stops_releases_a_large_event() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "1")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
@@ -282,7 +282,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
 }
 
 #[tokio::test]
-async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
+async fn a_watch_is_seen_and_changed_by_its_owner_only() {
     let app = TestApp::spawn().await;
     let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
@@ -329,7 +329,7 @@ async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_right_again() {
+async fn a_delivery_cancelled_for_its_price_is_sent_when_the_price_matches_again() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -347,7 +347,7 @@ async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_r
 }
 
 #[tokio::test]
-async fn the_same_watch_made_again_is_the_one_that_is_there() {
+async fn the_same_watch_created_again_is_the_existing_one() {
     let app = TestApp::spawn().await;
     let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
@@ -415,7 +415,7 @@ async fn the_same_watch_made_again_is_the_one_that_is_there() {
 }
 
 #[tokio::test]
-async fn of_twenty_that_make_the_same_watch_at_once_one_makes_it() {
+async fn of_twenty_concurrent_requests_for_the_same_watch_one_creates_it() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;

@@ -60,7 +60,7 @@ async fn verify(secret: &str, received: &Received) -> Result<String, String> {
 }
 
 #[tokio::test]
-async fn receivers_libraries_accept_what_is_sent_and_nothing_else() {
+async fn libraries_of_receivers_accept_our_messages_and_nothing_else() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -153,7 +153,7 @@ async fn receivers_that_misbehave_are_failures() {
 }
 
 #[tokio::test]
-async fn of_ten_million_bytes_a_few_are_read() {
+async fn only_a_few_of_ten_million_bytes_are_read() {
     let app = TestApp::spawn().await;
     let sink = Sink::start().await;
     sink.on("/floods", Behaviour::Flood);
@@ -245,7 +245,7 @@ async fn without_exceptions_loopback_is_not_called() {
 }
 
 #[tokio::test]
-async fn a_name_that_changes_its_address_is_judged_at_every_connection() {
+async fn a_name_that_changes_its_address_is_checked_at_every_connection() {
     let sink = Sink::start().await;
     // The receiver closes every connection, so the next request makes a new one.
     sink.on("/", Behaviour::Answer(200, "Connection: close\r\n", ""));

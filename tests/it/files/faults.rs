@@ -15,7 +15,7 @@ use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
-crate::on_both_stores!(a_disk_that_fills_up_costs_nothing_that_was_told,);
+crate::on_both_stores!(a_disk_that_fills_up_loses_no_acknowledged_bytes,);
 
 const MIB: usize = 1 << 20;
 
@@ -31,7 +31,7 @@ async fn is_full(answer: Response) {
 const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
     'mount -t tmpfs -o size=16m salebell \"$SALEBELL_FILES__DIRECTORY\" && exec \"$@\"' sh \"$@\"";
 
-async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
+async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let wrapper = ["sh", "-c", ON_A_SMALL_DISK, "sh"];
@@ -159,7 +159,7 @@ async fn begin_patch(app: &TestApp, user: &User, path: &str, length: usize) -> T
 }
 
 #[tokio::test]
-async fn many_slow_clients_keep_nobody_from_uploading() {
+async fn many_slow_clients_keep_no_other_from_uploading() {
     let app = TestApp::builder()
         .settings(&[
             ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"),
@@ -214,7 +214,7 @@ fn peak_mib(api: &Api) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_creations_cost_one_account_its_quota_and_nobody_else_anything() {
+async fn ten_thousand_creations_use_up_the_quota_of_one_account_only() {
     const CREATIONS: usize = 10_000;
     let app = TestApp::spawn().await;
     let (mallory, ben) = (app.user("mallory", &[]).await, app.user("ben", &[]).await);

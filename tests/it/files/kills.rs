@@ -18,9 +18,9 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    an_api_killed_in_the_middle_of_an_upload_has_what_it_told,
+    an_api_killed_during_an_upload_keeps_the_acknowledged_bytes,
     an_api_killed_at_the_end_of_an_upload_completes_it_once,
-    an_api_killed_while_it_puts_together_leaves_nothing_half,
+    an_api_killed_during_a_concatenation_leaves_nothing_incomplete,
     a_worker_killed_while_it_removes_is_followed_by_another,
 );
 
@@ -31,7 +31,7 @@ pub fn any(what: &str, end: u64) -> u64 {
     some
 }
 
-async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store) {
+async fn an_api_killed_during_an_upload_keeps_the_acknowledged_bytes(store: Store) {
     const SLICE: usize = 64 << 10;
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -101,7 +101,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
         api.kill().await;
         // This upload has to be completed: late rounds wait until every file is.
         let api = Api::start(&app, &anna, &[]).await;
-        is_gone_on_with(&app, &api, &anna, &path, (first, late), &whole).await;
+        resumes_after_kill(&app, &api, &anna, &path, (first, late), &whole).await;
         paths.push(path);
     }
     let counted = "select coalesce(sum(count), 0)::bigint from activity where kind = 'upload'";
@@ -109,7 +109,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
     assert_eq!(counted, paths.len() as i64);
 }
 
-async fn is_gone_on_with(
+async fn resumes_after_kill(
     app: &TestApp,
     api: &Api<'_>,
     anna: &User,
@@ -126,7 +126,7 @@ async fn is_gone_on_with(
     is_whole(app, anna, path, whole).await;
 }
 
-async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) {
+async fn an_api_killed_during_a_concatenation_leaves_nothing_incomplete(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(32 << 20);
@@ -269,7 +269,7 @@ async fn kill(mut worker: crate::support::binary::Binary) {
 }
 
 #[tokio::test]
-async fn a_sweep_that_is_killed_is_done_by_another() {
+async fn a_sweep_that_is_killed_is_finished_by_another_worker() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(100_000);

@@ -78,7 +78,7 @@ async fn is_away(answer: Response) {
 }
 
 #[tokio::test]
-async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_was() {
+async fn a_store_that_is_lost_at_run_time_accepts_no_bytes_and_resumes_where_it_was() {
     let (app, place) = (TestApp::spawn().await, Place::new());
     let anna = app.user("anna", &[]).await;
     let (files, store) = (place.files(), place.store());

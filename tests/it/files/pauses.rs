@@ -14,16 +14,16 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, eventually, raw};
 
 crate::on_both_stores!(
-    a_process_that_was_paused_spoils_nothing_when_it_wakes,
+    a_process_that_was_paused_damages_nothing_when_it_wakes,
     a_process_that_was_paused_at_the_end_completes_nothing_twice,
-    a_worker_that_was_paused_while_it_removes_takes_nothing_else,
+    a_worker_that_was_paused_while_it_removes_a_file_removes_nothing_else,
 );
 
 const MIB: usize = 1 << 20;
 /// Limit after which a process that is paused in a transaction has lost its locks.
 const SHORT_TRANSACTIONS: [(&str, &str); 1] = [("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")];
 
-async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
+async fn a_process_that_was_paused_damages_nothing_when_it_wakes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (one, other) = (Api::start(&app, &anna, &[]).await, Api::start(&app, &anna, &[]).await);
@@ -65,7 +65,7 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
 }
 
 #[tokio::test]
-async fn a_process_that_is_paused_in_a_transaction_gives_back_its_locks() {
+async fn a_process_that_is_paused_in_a_transaction_releases_its_locks() {
     let app =
         TestApp::builder().settings(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -124,7 +124,7 @@ async fn go_on(other: &Api<'_>, path: &str, whole: &Bytes) {
     }
 }
 
-async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Store) {
+async fn a_worker_that_was_paused_while_it_removes_a_file_removes_nothing_else(store: Store) {
     let gone: usize = match store {
         Store::Directory => 600,
         Store::S3 => 150,

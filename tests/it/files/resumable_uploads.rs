@@ -12,7 +12,7 @@ use crate::files::uploads::{bytes, create, fed, header, hex, is_whole, offset, p
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, raw};
 
-crate::on_both_stores!(a_body_that_is_not_the_one_of_its_digest_is_not_kept,);
+crate::on_both_stores!(a_body_that_does_not_match_its_digest_is_not_kept,);
 
 const PROBLEMS: &str = "https://iana.org/assignments/http-problem-types";
 
@@ -81,7 +81,7 @@ async fn is_refused(answer: Response, status: u16, kind: &str) {
 }
 
 #[tokio::test]
-async fn what_can_be_done_and_how_much_is_told_before() {
+async fn features_and_limits_are_announced_in_advance() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(10).await;
     for at in ["/v1/files", &path] {
@@ -143,7 +143,7 @@ async fn lengths_that_do_not_agree_are_refused() {
 }
 
 #[tokio::test]
-async fn what_goes_beyond_the_length_ends_the_upload() {
+async fn bytes_beyond_the_length_end_the_upload() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(50).await;
     is_refused(sent(draft.append(&path, 0, "?0", bytes(100))).await, 400, "#inconsistent-upload-length")
@@ -169,7 +169,7 @@ async fn what_goes_beyond_the_length_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn an_append_that_is_refused_leaves_the_upload_incomplete_in_what_it_says() {
+async fn a_refused_append_reports_the_upload_as_incomplete() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(50).await;
     is_refused(sent(draft.append(&path, 7, "?0", "x")).await, 409, "#mismatching-upload-offset").await;
@@ -238,7 +238,7 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
 }
 
 #[tokio::test]
-async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
+async fn invalid_structured_fields_are_treated_as_absent() {
     let draft = Draft::new(&[]).await;
     // This makes it a plain upload.
     let plain = sent(draft.post("true").header("upload-length", "10").body("Hello")).await;
@@ -269,7 +269,7 @@ fn sum(name: &str, body: &[u8]) -> String {
     format!("{name}=:{}:", STANDARD.encode(digest(algorithm, body)))
 }
 
-async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
+async fn a_body_that_does_not_match_its_digest_is_not_kept(store: Store) {
     let draft = Draft::on(store, &[]).await;
     let whole = bytes(200_000);
     let (one, other) = (whole.slice(..100_000), whole.slice(100_000..));
@@ -343,7 +343,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
 }
 
 #[tokio::test]
-async fn what_a_transfer_is_called_is_never_what_a_file_is() {
+async fn the_media_type_of_a_transfer_is_never_that_of_the_file() {
     let draft = Draft::new(&[]).await;
     for (header_value, expected) in [
         ("application/partial-upload", "application/octet-stream"),
@@ -381,7 +381,7 @@ async fn what_a_transfer_is_called_is_never_what_a_file_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_has() {
+async fn a_file_above_the_limit_is_too_large_however_much_space_is_free() {
     let settings =
         [("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000"), ("SALEBELL_FILES__MAX_BYTES", "1000")];
     let draft = Draft::new(&settings).await;

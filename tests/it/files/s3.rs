@@ -102,7 +102,7 @@ async fn a_broken_connection_keeps_parts_and_tail() {
 }
 
 #[tokio::test]
-async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
+async fn a_writer_that_is_overtaken_within_a_part_damages_nothing() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -142,7 +142,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
 }
 
 #[tokio::test]
-async fn what_nobody_finishes_leaves_nothing() {
+async fn abandoned_uploads_leave_nothing() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["removed by its owner", "expired", "lost its row"] {
@@ -171,7 +171,7 @@ async fn what_nobody_finishes_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
+async fn bytes_with_a_checksum_that_does_not_match_are_cut_even_when_parts_were_sent() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(15 * MIB);
@@ -188,7 +188,7 @@ async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
 }
 
 #[tokio::test]
-async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
+async fn occasional_failures_of_s3_lose_no_acknowledged_bytes() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let endpoint = flaky(&app.bucket.as_ref().unwrap().endpoint, 4).await;
     let other =
@@ -218,7 +218,7 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
 }
 
 #[tokio::test]
-async fn every_object_is_encrypted_with_the_key_that_is_set() {
+async fn every_object_is_encrypted_with_the_configured_key() {
     let key = "arn:aws:kms:us-east-1:123456789012:key/0192f0c1-2345-4000-8000-000000000000";
     let app =
         TestApp::builder().store(Store::S3).settings(&[("SALEBELL_FILES__S3_KMS_KEY", key)]).spawn().await;

@@ -12,8 +12,8 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
 crate::on_both_stores!(
-    an_offset_is_told_that_the_next_request_can_go_on_at,
-    another_instance_tells_an_offset_that_stands,
+    the_reported_offset_is_where_the_next_request_can_continue,
+    another_instance_reports_an_offset_that_stays_valid,
 );
 
 const WHOLE: usize = 16 << 20;
@@ -76,7 +76,7 @@ impl Protocol {
     }
 }
 
-async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
+async fn the_reported_offset_is_where_the_next_request_can_continue(store: Store) {
     let rounds = if store == Store::Directory { 12 } else { 4 };
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -97,7 +97,7 @@ async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
     }
 }
 
-async fn another_instance_tells_an_offset_that_stands(store: Store) {
+async fn another_instance_reports_an_offset_that_stays_valid(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -120,7 +120,7 @@ async fn another_instance_tells_an_offset_that_stands(store: Store) {
 }
 
 #[tokio::test]
-async fn who_looks_at_a_file_ends_no_upload_of_it() {
+async fn reading_a_file_ends_no_upload_of_it() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = crate::files::uploads::create(&app, &anna, 100).await;
@@ -138,7 +138,7 @@ async fn who_looks_at_a_file_ends_no_upload_of_it() {
 }
 
 #[tokio::test]
-async fn an_upload_that_a_dead_instance_has_left_is_told_of_soon() {
+async fn the_offset_of_an_upload_of_a_dead_instance_is_reported_soon() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = crate::files::uploads::create(&app, &anna, 100).await;

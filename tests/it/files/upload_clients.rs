@@ -13,7 +13,7 @@ use crate::support::scratch::Scratch;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    tus_js_client_uploads_breaks_resumes_and_puts_together,
+    tus_js_client_uploads_breaks_resumes_and_concatenates,
     tuspy_uploads_with_checksums_breaks_and_resumes,
 );
 
@@ -60,7 +60,7 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
     assert_eq!((&file["name"], &file["media_type"]), (&json!(name), &json!("application/x-test")));
 }
 
-async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
+async fn tus_js_client_uploads_breaks_resumes_and_concatenates(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken", "parallel", "draft", "draft broken"] {

@@ -20,7 +20,7 @@ fn said(hook: &str, outcome: Outcome) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_boots_serves_and_goes() {
+async fn an_instance_boots_serves_and_terminates() {
     let around = Surroundings::new().await;
     let (sink, mails) = (Sink::start().await, MailServer::start(json!({})).await);
     around.offer(8000, sink.address);
@@ -201,7 +201,7 @@ async fn a_machine_that_is_switched_on_again_serves_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_the_load_balancer_has_forgotten_leaves_in_order() {
+async fn an_instance_that_the_load_balancer_no_longer_checks_terminates_in_order() {
     let around = Surroundings::new().await;
     around.environment.put("instance/dead_man_s", "3").await;
     let mut instance = around.launch(11);
@@ -273,7 +273,7 @@ const SOON_OFF: (&str, &str) =
     ("systemd/system/salebell-boot-failed.service.d/quick.conf", "[Service]\nTimeoutStartSec=5\n");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_whose_metadata_go_away_is_given_up() {
+async fn a_machine_whose_metadata_become_unavailable_is_given_up() {
     // The metadata are available to cloud-init, which requests them without a token.
     let around = Surroundings::new().await;
     let instance = around.launch_with(11, &[SOON_OFF]);
@@ -343,7 +343,7 @@ async fn a_machine_without_a_worker_is_never_in_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_are_started_anew_until_the_machine_is_given_up() {
+async fn services_are_restarted_until_the_machine_is_given_up() {
     let around = Surroundings::new().await;
     let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";
     let mut instance = around.launch_with(11, &[("systemd/system/salebell-api.service.d/quick.conf", quick)]);

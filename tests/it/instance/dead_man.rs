@@ -86,7 +86,7 @@ async fn of_two_instances_that_fall_silent_at_once_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_next_instance_may_when_ten_minutes_have_passed() {
+async fn the_next_instance_may_be_replaced_after_ten_minutes() {
     let app = TestApp::spawn().await;
     let claim = async |instance: &str| {
         let now = app.clock.now();
@@ -112,7 +112,7 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
 }
 
 #[tokio::test]
-async fn it_is_armed_by_the_load_balancer_alone() {
+async fn only_the_load_balancer_arms_it() {
     let (app, ec2) = group().await;
     // In separate groups, so neither holds back the other.
     let mut unarmed = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__GROUP", "one")]).await;
@@ -166,7 +166,7 @@ async fn while_it_drains_it_is_disarmed() {
 }
 
 #[tokio::test]
-async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
+async fn an_instance_stays_while_the_database_the_metadata_or_aws_is_unavailable() {
     let (app, ec2) = group().await;
     let (proxy, url) = Proxy::before(&app.database).await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", &url)]).await;
@@ -198,7 +198,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
 }
 
 #[tokio::test]
-async fn a_process_that_was_stopped_for_a_while_goes_on() {
+async fn a_process_that_was_stopped_for_a_while_continues() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "6")]).await;
     member.check(&app).await;

@@ -91,7 +91,7 @@ async fn group() -> (TestApp, Ec2) {
 }
 
 #[tokio::test]
-async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_then() {
+async fn an_instance_whose_disk_stays_full_requests_its_replacement_and_serves_until_then() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
     member.is_ready(&app).await;
@@ -151,7 +151,7 @@ async fn of_two_instances_whose_disks_are_full_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+async fn a_disk_that_is_full_for_a_moment_does_not_count() {
     let (app, ec2) = group().await;
     let member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DISK_FULL_S", "8")]).await;
     member.is_ready(&app).await;
@@ -195,7 +195,7 @@ async fn a_store_that_instances_share_may_be_full() {
 }
 
 #[tokio::test]
-async fn an_instance_that_never_had_room_is_not_put_into_service() {
+async fn an_instance_that_never_had_free_space_is_not_put_into_service() {
     let (app, ec2) = group().await;
     let more = [("SALEBELL_INSTANCE__MIN_FREE_BYTES", "17000000"), ("SALEBELL_INSTANCE__DISK_FULL_S", "600")];
     let member = Member::start(&app, &ec2, "i-1", &more).await;
@@ -208,7 +208,7 @@ async fn an_instance_that_never_had_room_is_not_put_into_service() {
 }
 
 #[tokio::test]
-async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
+async fn an_instance_stays_and_retries_while_auto_scaling_fails() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
     member.is_ready(&app).await;

@@ -105,7 +105,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
 }
 
 #[tokio::test]
-async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
+async fn a_launch_waits_for_the_worker_where_that_is_configured() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
@@ -171,7 +171,7 @@ async fn an_instance_in_service_that_is_given_up_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_hook_of_another_name_is_told() {
+async fn a_hook_of_another_name_is_reported() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon"], &settings, &[("SALEBELL_INSTANCE__LAUNCH_HOOK", "lunch")]);
     abandon.logged("the instance is Pending:Wait, but not because of the hook lunch").await;
@@ -218,7 +218,7 @@ impl<'a> Services<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
+async fn a_termination_under_load_fails_no_request_and_releases_all_work() {
     // The drain takes longer than the hook waits without a heartbeat.
     let (ec2, settings) = in_service(Duration::from_secs(4)).await;
     let app = TestApp::spawn().await;
@@ -351,7 +351,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
 }
 
 #[tokio::test]
-async fn metadata_that_fail_in_every_way_delay_a_termination_and_no_more() {
+async fn metadata_that_fail_in_any_way_only_delay_a_termination() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -380,7 +380,7 @@ async fn metadata_that_fail_in_every_way_delay_a_termination_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_hook_that_somebody_else_has_completed_is_no_error() {
+async fn a_hook_that_another_process_has_completed_is_not_an_error() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -420,7 +420,7 @@ async fn a_spot_instance_that_is_taken_away_drains_within_two_minutes() {
 }
 
 #[tokio::test]
-async fn an_instance_at_risk_drains_where_that_is_wanted() {
+async fn an_instance_at_risk_drains_where_that_is_configured() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -436,7 +436,7 @@ async fn an_instance_at_risk_drains_where_that_is_wanted() {
 }
 
 #[tokio::test]
-async fn the_watch_ends_when_it_is_told_to_and_touches_nothing() {
+async fn the_watch_ends_on_request_and_changes_nothing() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -452,7 +452,7 @@ async fn the_watch_ends_when_it_is_told_to_and_touches_nothing() {
 }
 
 #[tokio::test]
-async fn only_who_says_why_can_drain() {
+async fn a_drain_requires_a_reason() {
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
     let metrics = api.logged("metrics on http://").await;

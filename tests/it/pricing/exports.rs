@@ -98,7 +98,7 @@ async fn exported_prices_are_what_an_import_reads() {
 }
 
 #[tokio::test]
-async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
+async fn formulas_are_exported_as_text_and_imported_unchanged() {
     let (one, other) = (TestApp::spawn().await, TestApp::spawn().await);
     let (anna, ben) = (one.user("anna", &SCOPES).await, other.user("ben", &SCOPES).await);
     let titles = [
@@ -156,7 +156,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn deals_and_ones_own_things_are_written_in_every_form() {
+async fn deals_and_the_callers_own_resources_are_exported_in_every_format() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let deals =
@@ -249,7 +249,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn twenty_exports_of_an_account_wait_and_no_more() {
+async fn at_most_twenty_exports_of_an_account_wait() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let ask = async |user: &User| {

@@ -132,7 +132,7 @@ async fn a_header_that_can_be_read_in_two_ways_fails_the_import() {
 }
 
 #[tokio::test]
-async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
+async fn text_beside_elements_inside_an_attribute_is_not_its_value() {
     let product = |id: &str, more: &str| format!("<item>{id}<title>Game {}</title>{more}</item>", id.len());
     let items = [
         product("<g:id>a</g:id>", "<g:price>19<sup>99</sup> EUR</g:price>"),
@@ -162,7 +162,7 @@ async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
 }
 
 #[tokio::test]
-async fn invisible_characters_around_a_sku_make_no_other_offer_by_any_route() {
+async fn invisible_characters_around_a_sku_do_not_make_another_offer_by_any_route() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let line = |sku: &str| json!({"store": "Shop", "sku": sku, "title": "Game", "region": "DE", "price": "9.99", "currency": "EUR"});

@@ -14,7 +14,7 @@ use crate::support::bus::{Carrier, Queues};
 use crate::support::{TestApp, User};
 
 crate::on_both_buses!(
-    a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time,
+    a_foreign_csv_gives_the_state_of_a_report_in_chronological_order,
     a_killed_worker_is_followed_by_another,
 );
 
@@ -96,7 +96,7 @@ fn changes(offers: u64, each: u64) -> Vec<(String, Value)> {
     changes.into_iter().map(|(_, line, seen)| (line, seen)).collect()
 }
 
-async fn a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time(carrier: Carrier) {
+async fn a_foreign_csv_gives_the_state_of_a_report_in_chronological_order(carrier: Carrier) {
     let (imported, reported) = (TestApp::builder().bus(carrier).spawn().await, TestApp::spawn().await);
     let (anna, ben) = (imported.user("anna", &SCOPES).await, reported.user("ben", &SCOPES).await);
     let changes = changes(40, 20);
@@ -188,7 +188,7 @@ async fn product_data_of_google_is_read_in_all_its_forms() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_is_told_with_its_line() {
+async fn refused_rows_are_reported_with_their_line() {
     let app = TestApp::spawn().await;
     let (anna, mallory) = (app.user("anna", &SCOPES).await, app.user("mallory", &SCOPES).await);
     let body = "{\"store\": \"GOG\", \"sku\": \"a\", \"price\": \"1.00\", \"currency\": \"EUR\"}\n\
@@ -262,7 +262,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
 }
 
 #[tokio::test]
-async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
+async fn backfill_does_not_ring_and_a_cancelled_import_sends_no_more() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let body = "store,sku,price,regular_price,currency\nGOG,a,5.00,20.00,EUR\n";
@@ -286,7 +286,7 @@ async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
 }
 
 #[tokio::test]
-async fn the_progress_is_told_while_it_goes_on() {
+async fn progress_is_reported_during_an_import() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let waiting = import(&app, &anna, json!({}), "a.csv", "store,sku,price,currency\nGOG,a,5.00,EUR\n").await;
@@ -306,7 +306,7 @@ async fn the_progress_is_told_while_it_goes_on() {
 }
 
 #[tokio::test]
-async fn an_account_follows_so_many_imports_and_no_more() {
+async fn an_account_follows_a_limited_number_of_imports() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &SCOPES).await, app.user("ben", &SCOPES).await);
     let follow = async |user: &User| {

@@ -13,7 +13,7 @@ use crate::support::sink::Sink;
 use crate::support::{RINGS_ALWAYS, TestApp, User, eventually};
 
 crate::on_both_buses!(
-    workers_killed_again_and_again_lose_and_double_nothing,
+    workers_killed_again_and_again_lose_and_duplicate_nothing,
     an_api_that_is_killed_has_lost_nothing_that_it_acknowledged,
 );
 
@@ -107,7 +107,7 @@ async fn a_reported_price_rings_within_a_second() {
 }
 
 /// Accepts 10,000 prices; then kills workers one after another, at any point of their work.
-async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier) {
+async fn workers_killed_again_and_again_lose_and_duplicate_nothing(carrier: Carrier) {
     const OFFERS: usize = 10_000;
     const WATCHED: i64 = 300;
     let app = TestApp::builder().bus(carrier).spawn().await;

@@ -51,7 +51,7 @@ async fn refusals(app: &TestApp, user: &User, done: &Value) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
+async fn a_value_that_is_not_understood_drops_the_field_with_a_warning() {
     let long_ago_to_far = "2020-01-01/2098-11-29";
     let rows = [
         ["1", "Right", "https://shop.example/1", "20.00 EUR", "10.00 EUR", long_ago_to_far, "in stock"],
@@ -123,7 +123,7 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
 }
 
 #[tokio::test]
-async fn a_feed_of_one_line_tells_every_reason() {
+async fn a_feed_of_one_line_reports_every_reason() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let rows = [
@@ -229,7 +229,7 @@ async fn constants_name_the_zone_and_the_currency_of_rows_that_do_not() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_bought_is_handed_over_by_every_format() {
+async fn unavailability_is_reported_by_every_format() {
     let rows = [
         ["1", "In", "", "20.00 EUR", "10.00 EUR", "", "https://schema.org/InStock"],
         ["2", "Out", "", "20.00 EUR", "10.00 EUR", "", "Out of Stock"],

@@ -83,7 +83,7 @@ pub async fn deliver_all(app: &TestApp) -> deliver::Step {
 }
 
 #[tokio::test]
-async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
+async fn a_sale_ends_at_its_announced_end_before_the_schedule_has_run() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
@@ -121,7 +121,7 @@ async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
 }
 
 #[tokio::test]
-async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
+async fn the_schedule_ends_a_sale_once_and_at_its_time_even_a_day_late() {
     let topic = create_events_topic(false).await;
     let team = Subscriber::create(&topic, json!({"kind": ["sale.ended"]})).await;
     let endpoint = emulator().await;
@@ -177,7 +177,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
 }
 
 #[tokio::test]
-async fn a_sight_and_the_schedule_at_the_same_moment_end_a_sale_once() {
+async fn an_observation_and_the_schedule_at_the_same_moment_end_a_sale_once() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let offers: Vec<String> = (0..40).map(|n| n.to_string()).collect();
@@ -202,7 +202,7 @@ async fn a_sight_and_the_schedule_at_the_same_moment_end_a_sale_once() {
 }
 
 #[tokio::test]
-async fn nobody_is_rung_for_a_sale_that_is_over() {
+async fn a_sale_that_is_over_does_not_ring() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -243,7 +243,7 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
+async fn an_end_that_is_announced_anew_counts_and_unsent_notices_stay_due() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -317,7 +317,7 @@ async fn history_says_until_when_each_price_held() {
 }
 
 #[tokio::test]
-async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_last() {
+async fn a_price_that_flaps_is_one_sale_and_rings_again_when_it_improves() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -353,7 +353,7 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
 }
 
 #[tokio::test]
-async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
+async fn a_second_ring_of_a_sale_is_sent_once_whichever_worker_repeats_it() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "2")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
@@ -387,7 +387,7 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
 }
 
 #[tokio::test]
-async fn a_giveaway_rings_once_and_is_no_low() {
+async fn a_giveaway_rings_once_and_is_not_a_low() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -100 * 60)])).await;
@@ -417,7 +417,7 @@ async fn a_giveaway_rings_once_and_is_no_low() {
 }
 
 #[tokio::test]
-async fn lows_of_zero_are_made_anew_from_the_history() {
+async fn lows_of_zero_are_recomputed_from_the_history() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let course = |sku: &str, prices: &[(&str, &str)]| -> Vec<Value> {
@@ -473,7 +473,7 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
+async fn an_offer_that_cannot_be_bought_does_not_ring_and_ends_its_sale() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
@@ -508,7 +508,7 @@ async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
 }
 
 #[tokio::test]
-async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
+async fn an_old_observation_does_not_ring_and_the_response_says_so() {
     let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -549,7 +549,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
 
 /// Writes of the previous version, which knows none of the new columns.
 #[tokio::test]
-async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
+async fn the_previous_version_and_this_one_continue_each_others_sales() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;

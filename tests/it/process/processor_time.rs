@@ -89,7 +89,7 @@ async fn in_flight(app: &TestApp) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_checks_are_answered_while_small_bodies_make_much_work() {
+async fn health_checks_are_answered_while_small_bodies_cause_much_work() {
     let app = TestApp::spawn().await;
     let bomb = bomb().await;
     let mut users = Vec::new();

@@ -147,7 +147,7 @@ async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
 }
 
 #[tokio::test]
-async fn systemd_hears_ready_watchdog_and_stopping() {
+async fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let folder = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7().simple()));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("notify");
@@ -245,7 +245,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_told() {
+async fn a_taken_address_is_reported() {
     let database = TestDatabase::create().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

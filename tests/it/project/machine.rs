@@ -37,7 +37,7 @@ fn program(folder: &Path, name: &str, script: &str) {
 }
 
 #[test]
-fn what_is_mounted_in_an_image_keeps_its_time_and_ends_no_bake() {
+fn mounts_in_an_image_keep_their_times_and_end_no_bake() {
     let scratch = Scratch::new();
     // As a bake finds it: the kernel's folders are read-only, and as old as the boot.
     let script = r#"
@@ -135,7 +135,7 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
 }
 
 #[test]
-fn rust_is_looked_for_before_anything_is_installed() {
+fn rust_is_searched_for_before_anything_is_installed() {
     let scratch = Scratch::new();
     let (stubs, old) = (scratch.path().join("bin"), scratch.path().join("old"));
     for name in ["apt-get", "sudo"] {
@@ -169,7 +169,7 @@ fn describe(wrapper: &[&str], path: &str, more: &str) -> Output {
 }
 
 #[test]
-fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
+fn skipped_checks_are_reported_at_the_start() {
     let scratch = Scratch::new();
     let usual = "/usr/bin:/bin:/usr/sbin:/sbin";
     // Neither root nor sudo.

@@ -49,7 +49,7 @@ async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_leaves_it_serving() {
+async fn an_unavailable_database_leaves_it_serving() {
     let app = TestApp::builder()
         .settings(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")])
         .spawn()
@@ -59,7 +59,7 @@ async fn a_database_that_is_away_leaves_it_serving() {
 }
 
 #[tokio::test]
-async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
+async fn reflection_lists_all_services_and_no_other_answers() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
     let told = client.ask("reflect", json!({})).await;
@@ -86,7 +86,7 @@ async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
 }
 
 #[tokio::test]
-async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
+async fn a_watch_receives_the_change_on_sigterm_before_the_listener_closes() {
     let app = TestApp::spawn().await;
     let settings = [MINTED, ("SALEBELL_SERVER__LINGER_S", "8"), ("SALEBELL_SERVER__DRAIN_S", "60")];
     let mut api = start(&app, "api", &settings);
@@ -155,7 +155,7 @@ fn begin_call(path: &'static str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
+async fn at_the_end_connections_receive_goaway_and_streams_their_code() {
     let settings = [MINTED, ("SALEBELL_SERVER__DRAIN_S", "60"), ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")];
     let app = TestApp::builder().settings(&settings).spawn().await;
     let url = serve(&app).await;
@@ -220,7 +220,7 @@ async fn a_connection_may_idle_for_its_time_and_a_stream_for_longer() {
 }
 
 #[tokio::test]
-async fn who_speaks_no_http2_is_refused() {
+async fn clients_without_http2_are_refused() {
     let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
@@ -293,7 +293,7 @@ async fn a_deadline_is_obeyed_whatever_the_client_does() {
 }
 
 #[tokio::test]
-async fn what_is_no_grpc_hears_so_in_http() {
+async fn requests_that_are_not_grpc_are_refused_in_http() {
     let app = TestApp::spawn().await;
     let url = serve(&app).await;
     for media in ["application/json", "application/grpc-web+proto", "text/plain"] {
@@ -332,7 +332,7 @@ async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_and_logged_by_their_method_alone() {
+async fn calls_are_counted_and_logged_by_their_method_only() {
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
     let (url, metrics) = (api.logged("gRPC on ").await, api.logged("metrics on ").await);

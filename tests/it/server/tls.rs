@@ -125,7 +125,7 @@ async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_d
 }
 
 #[tokio::test]
-async fn plain_http_hears_that_it_is_the_wrong_port() {
+async fn plain_http_on_the_tls_port_is_answered_with_an_explanation() {
     let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let plain = app.url.replace("https", "http");
     let answer = raw::exchange(&plain, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -143,7 +143,7 @@ async fn plain_http_hears_that_it_is_the_wrong_port() {
 }
 
 #[tokio::test]
-async fn who_drags_out_a_handshake_is_dropped_and_delays_nobody() {
+async fn a_client_that_drags_out_a_handshake_is_dropped_and_delays_no_other() {
     let app =
         TestApp::builder().settings(&[MINTED, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")]).spawn().await;
     let plain = app.url.replace("https", "http");
@@ -221,7 +221,7 @@ fn make_files(folder: &Scratch, name: &str) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn a_certificate_of_ones_own_is_read_from_files_and_what_is_wrong_with_it_is_told() {
+async fn a_certificate_is_read_from_files_and_its_faults_are_reported() {
     let folder = Scratch::new();
     let (one, other) = (make_files(&folder, "one"), make_files(&folder, "other"));
     let files = |certificate, key| {

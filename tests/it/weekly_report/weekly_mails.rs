@@ -136,7 +136,7 @@ async fn the_report_arrives_whole_and_once() {
 }
 
 #[tokio::test]
-async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
+async fn only_the_newest_week_is_mailed_and_only_to_the_configured_addresses() {
     let server = MailServer::start(json!({"rcpt": ["451 later"]})).await;
     let app = spawn_for(&server, &[]).await;
     app.clock.advance(TimeDelta::weeks(5));
@@ -183,7 +183,7 @@ async fn several_workers_at_once_send_one() {
 }
 
 #[tokio::test]
-async fn a_password_goes_over_an_encrypted_connection_alone() {
+async fn a_password_is_sent_over_an_encrypted_connection_only() {
     for scheme in ["smtp", "smtps"] {
         let options = json!({"starttls": scheme == "smtp", "smtps": scheme == "smtps", "user": "us er", "password": PASSWORD});
         let server = MailServer::start(options).await;
@@ -201,7 +201,7 @@ async fn a_password_goes_over_an_encrypted_connection_alone() {
 }
 
 #[tokio::test]
-async fn what_an_operator_can_mend_is_tried_again() {
+async fn failures_that_an_operator_can_repair_are_retried() {
     let encrypted = MailServer::start(json!({"starttls": true, "user": "bell", "password": "right"})).await;
     let plain = MailServer::start(json!({"user": "bell", "password": PASSWORD})).await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -288,7 +288,7 @@ async fn a_mailbox_beyond_ascii_is_never_taken_for_another() {
 }
 
 #[tokio::test]
-async fn a_transient_refusal_is_tried_again_under_the_same_id() {
+async fn a_transient_refusal_is_retried_under_the_same_id() {
     let server = MailServer::start(json!({"data": ["451 4.3.0 try later", "421 4.3.2 closing"]})).await;
     let app = spawn_for(&server, &[]).await;
     for (tries, wait) in [(1, TimeDelta::seconds(7)), (2, TimeDelta::minutes(7))] {
@@ -323,7 +323,7 @@ async fn after_ten_tries_it_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting() {
+async fn a_permanent_refusal_is_given_up_and_shown_without_delaying_other_mails() {
     let server = MailServer::start(json!({"rcpt": ["550 5.1.1 <anna@example.com> is unknown"]})).await;
     let to = ("SALEBELL_STATS__MAIL_TO", "anna@example.com,ben@example.com");
     let app = spawn_for(&server, &[to]).await;
@@ -351,7 +351,7 @@ async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
+async fn a_server_that_hangs_delays_no_mail_beyond_the_timeout() {
     // A server that never sends a greeting, and one that receives a message and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = MailServer::start(json!({"data": ["hold"]})).await;
@@ -370,7 +370,7 @@ async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_sent_whatever_becomes_of_the_farewell() {
+async fn an_accepted_mail_is_sent_even_if_the_quit_fails() {
     let server = MailServer::start(json!({"deaf": true})).await;
     let app = spawn_for(&server, &[]).await;
     mail_all(&app).await;
@@ -429,7 +429,7 @@ async fn a_worker_that_dies_before_it_records_sends_again_under_the_same_id() {
 }
 
 #[tokio::test]
-async fn a_report_is_mailed_by_hand() {
+async fn a_report_is_mailed_by_command() {
     let server = MailServer::start(
         json!({"starttls": true, "user": "bell", "password": "right", "rcpt": [null, null, "550 no"]}),
     )

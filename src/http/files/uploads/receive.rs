@@ -573,7 +573,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_instance_goes_on_with_a_hash() {
+    fn another_instance_continues_a_hash() {
         let whole: Vec<u8> = (0..1_000_u32).flat_map(u32::to_le_bytes).collect();
         for cut in [0, 1, 63, 64, 65, 2_000, whole.len()] {
             let mut one = Sha256::new();

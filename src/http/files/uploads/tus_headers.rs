@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn structured_fields_are_what_they_should_be_or_nothing() {
+    fn structured_fields_have_the_expected_type_or_are_ignored() {
         assert_eq!((parse_boolean("?1"), parse_boolean(" ?0; a=b ")), (Some(true), Some(false)));
         for wrong in ["", "1", "true", "?2", "?1, ?0", "?1 ;a"] {
             assert_eq!(parse_boolean(wrong), None, "{wrong}");
