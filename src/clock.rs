@@ -47,9 +47,9 @@ impl Clock {
 
     /// Current time in UTC, in whole microseconds as PostgreSQL stores it.
     pub fn now(&self) -> DateTime<Utc> {
-        let now = match self.told() {
+        let now = match self.observed() {
             // Elapsed time is monotonic: it does not follow jumps of the machine's clock.
-            Some(told) => told.time + TimeDelta::from_std(told.at.elapsed()).unwrap_or_default(),
+            Some(observed) => observed.time + TimeDelta::from_std(observed.at.elapsed()).unwrap_or_default(),
             None => (self.machine)(),
         };
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
@@ -59,12 +59,12 @@ impl Clock {
     pub fn observe(&self, time: DateTime<Utc>, asked: Instant) {
         let Some(database) = &self.database else { return };
         let took = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
-        let told = Observed { time: time + took / 2, at: Instant::now() };
-        let known = self.told().is_some();
-        if known && (told.time - self.now()).abs() < CORRECTED_FROM + took {
+        let observed = Observed { time: time + took / 2, at: Instant::now() };
+        let known = self.observed().is_some();
+        if known && (observed.time - self.now()).abs() < CORRECTED_FROM + took {
             return;
         }
-        *database.lock() = Some(told);
+        *database.lock() = Some(observed);
         if let Err(error) = self.check() {
             log::error!(target: "salebell::clock", "{}", crate::error::chain(&error));
         }
@@ -75,7 +75,7 @@ impl Clock {
     /// # Errors
     /// Fails if the two are more than a minute apart: one of them is incorrect, and there is no way to know which.
     pub fn check(&self) -> Result<()> {
-        if self.told().is_none() {
+        if self.observed().is_none() {
             return Ok(());
         }
         let ahead = (self.machine)() - self.now();
@@ -88,7 +88,7 @@ impl Clock {
         )))
     }
 
-    fn told(&self) -> Option<Observed> {
+    fn observed(&self) -> Option<Observed> {
         self.database.as_ref().and_then(|database| *database.lock())
     }
 }
@@ -105,7 +105,7 @@ mod tests {
             let machine = machine.clone();
             move || *machine.lock()
         });
-        assert_eq!(clock.now(), epoch, "nobody has told another");
+        assert_eq!(clock.now(), epoch, "the database has not reported a time");
         let near = |time: DateTime<Utc>| (clock.now() - time).abs() < TimeDelta::seconds(1);
         let year = TimeDelta::days(365);
         clock.observe(epoch + year, Instant::now());

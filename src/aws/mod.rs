@@ -158,7 +158,7 @@ mod tests {
         let needs = format!("a permission is missing: {arn} needs {action} on {parameter}");
         let no_policy = "because no identity-based policy allows the ssm:GetParametersByPath action";
         let deny = "with an explicit deny in a service control policy";
-        for (message, told) in [
+        for (message, expected) in [
             (start.clone(), needs.clone()),
             (format!("{start} {no_policy}"), format!("{needs} ({no_policy})")),
             (format!("{start} {deny}"), format!("{needs} ({deny})")),
@@ -168,7 +168,7 @@ mod tests {
             ),
             ("No.".to_owned(), "a permission is missing: AWS names none (No.)".to_owned()),
         ] {
-            assert_eq!(missing_permission(&message), told);
+            assert_eq!(missing_permission(&message), expected);
         }
     }
 }

@@ -35,7 +35,7 @@ const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 910
 /// Default address of gRPC, unless another program uses it.
 const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// Timeout of the first response of our own API.
-const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
+const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
 ///
@@ -64,7 +64,7 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     let folder = home.path("postgres");
 
     // From here on, a signal must stop the cluster before it ends this process.
-    let mut told_to_stop = Box::pin(stop_signal()?);
+    let mut stop_requested = Box::pin(stop_signal()?);
     let start = async {
         match &arguments.database_url {
             Some(_) => Ok(None),
@@ -74,17 +74,17 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     let mut cluster = tokio::select! {
         cluster = start => cluster?,
         // Dropping the start also drops the guard, which then stops the server.
-        () = &mut told_to_stop => return Ok(()),
+        () = &mut stop_requested => return Ok(()),
     };
     let prepared = tokio::select! {
         prepared = prepare(&arguments, config_file, &mut home, cluster.as_ref()) => prepared.map(Some),
-        () = &mut told_to_stop => Ok(None),
+        () = &mut stop_requested => Ok(None),
     };
     let outcome = match prepared {
         Ok(Some(ready)) => {
             let stopping = ready.app.stopping.clone();
             tokio::spawn(async move {
-                told_to_stop.await;
+                stop_requested.await;
                 stopping.cancel();
             });
             serve(ready, cluster.as_mut()).await

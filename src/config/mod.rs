@@ -324,8 +324,8 @@ impl Config {
         match (config, unknown) {
             (Ok(config), unknown) if unknown.is_empty() => Ok(config),
             (config, unknown) => {
-                let told = config.err().into_iter().flat_map(|problems| problems.0);
-                Err(Problems(told.chain(unknown.into_values()).collect()))
+                let reported = config.err().into_iter().flat_map(|problems| problems.0);
+                Err(Problems(reported.chain(unknown.into_values()).collect()))
             }
         }
     }

@@ -18,12 +18,12 @@ fn the_defaults_need_only_a_database() {
 fn a_hook_of_the_image_may_be_off() {
     let database = ("SALEBELL_DATABASE__URL", "postgres:///salebell");
     let hooks = |launch, termination| {
-        let of = [
+        let settings = [
             database,
             ("SALEBELL_INSTANCE__LAUNCH_HOOK", launch),
             ("SALEBELL_INSTANCE__TERMINATION_HOOK", termination),
         ];
-        let instance = load(&of).unwrap().instance;
+        let instance = load(&settings).unwrap().instance;
         (instance.launch_hook, instance.termination_hook)
     };
     assert_eq!(hooks("off", "off"), (None, None));
@@ -147,9 +147,9 @@ fn tokens_of_iam_need_tls_a_user_and_no_password() {
             vec!["database.password (SALEBELL_DATABASE__PASSWORD) must not be set with database.iam"],
         ),
     ] {
-        let told = load(&settings).unwrap_err();
-        let text = told.to_string();
-        assert_eq!(told.0.len(), problems.len(), "{text}");
+        let reported = load(&settings).unwrap_err();
+        let text = reported.to_string();
+        assert_eq!(reported.0.len(), problems.len(), "{text}");
         assert!(problems.iter().all(|problem| text.contains(problem)), "{problems:?} in {text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
@@ -210,15 +210,16 @@ fn user_and_password_are_decoded_only_in_the_url() {
     ] {
         let settings: Vec<_> =
             [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)].iter().chain(apart).copied().collect();
-        let (is_user, is_password) = load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
-        assert_eq!((is_user.as_str(), is_password.expose_secret()), (user, password));
+        let (found_user, found_password) =
+            load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
+        assert_eq!((found_user.as_str(), found_password.expose_secret()), (user, password));
     }
 }
 
 #[test]
 fn problems_with_mail_are_reported_without_the_password() {
     let url = |url| ("SALEBELL_EMAIL__SMTP_URL", url);
-    for (settings, told) in [
+    for (settings, expected) in [
         (&[url("smtp://localhost")][..], "email.from (SALEBELL_EMAIL__FROM) is required with email.smtp_url"),
         (
             &[url("smtp://localhost"), ("SALEBELL_EMAIL__FROM", "bell")],
@@ -266,7 +267,7 @@ fn problems_with_mail_are_reported_without_the_password() {
     ] {
         let settings: Vec<_> = [DATABASE].iter().chain(settings).copied().collect();
         let text = load(&settings).unwrap_err().to_string();
-        assert!(text.contains("1 problem(s)") && text.contains(told), "{settings:?}: {text}");
+        assert!(text.contains("1 problem(s)") && text.contains(expected), "{settings:?}: {text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
@@ -335,8 +336,8 @@ fn programs_beside_the_services_read_the_settings_that_are_valid() {
         assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop goes by it");
         assert_eq!(config.instance.dead_man, Some(std::time::Duration::from_secs(90)));
         let text = problems.to_string();
-        let told = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));
-        assert_eq!((told, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
+        let named = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));
+        assert_eq!((named, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
     // The services themselves do not start with these settings.

@@ -241,8 +241,8 @@ mod tests {
                 .filter(|found| !found.is_empty())
                 .collect();
             if offer > 0 {
-                let as_told: Vec<&Observation> = some.iter().filter(|seen| seen.sku == sku).collect();
-                assert_eq!(of_offer, if as_told.is_empty() { vec![] } else { vec![as_told] });
+                let as_reported: Vec<&Observation> = some.iter().filter(|seen| seen.sku == sku).collect();
+                assert_eq!(of_offer, if as_reported.is_empty() { vec![] } else { vec![as_reported] });
                 continue;
             }
             assert!(of_offer.len() > 1);

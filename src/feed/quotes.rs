@@ -216,7 +216,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
     };
     let (mut lines, mut rows) = (0, 0);
     let (mut first_may_be_row, mut first_may_be_ragged) = (false, false);
-    let (mut later, mut telling) = (0, 0);
+    let (mut later, mut evidence) = (0, 0);
     let mut begin = 0;
     while begin < length {
         let end = memchr(dialect.line_end, &bytes[begin..length]).map_or(length, |end| begin + end);
@@ -230,11 +230,11 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
             if begin == 0 {
                 (first_may_be_row, first_may_be_ragged) = (is_row, is_ragged);
             } else if wanted.begins(bytes, begin..end, whole, &read.fields) {
-                (later, telling) = (later + 1, telling + 1);
+                (later, evidence) = (later + 1, evidence + 1);
             } else {
                 later += usize::from(is_row || (is_ragged && wanted.price.is_some()));
-                telling +=
-                    usize::from(likeness.is_some() && is_telling(bytes, begin..end, &read.fields, table));
+                evidence +=
+                    usize::from(likeness.is_some() && is_evidence(bytes, begin..end, &read.fields, table));
             }
         }
         begin = end + 1;
@@ -246,7 +246,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
         && hides_delimiters(bytes, several_lines(bytes, &read.fields, dialect), table);
     let verdict = if rows * 2 > lines {
         QuoteVerdict::OpenQuote
-    } else if (first_may_be_row && later > 0) || telling > 0 || joins {
+    } else if (first_may_be_row && later > 0) || evidence > 0 || joins {
         QuoteVerdict::Ambiguous(length)
     } else {
         QuoteVerdict::OneRecord(read.fields, length)
@@ -382,7 +382,7 @@ fn is_like_sku(cell: &[u8]) -> bool {
 
 /// Whether the line is evidence for a row. It is not if none of its delimiters is in a quoted field, as in the last
 /// line of a first column, nor if all of them are commas of prose, with a space after each.
-fn is_telling(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
+fn is_evidence(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
     let quoted = fields.list.iter().filter(|field| field.quoted);
     let parts = quoted.map(|field| field.begin.max(line.start)..field.end.min(line.end));
     hides_delimiters(bytes, parts, table)

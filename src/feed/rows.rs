@@ -86,7 +86,7 @@ impl Rows {
     }
 
     /// Whether rows may state when their prices were observed. If they do not, their order has no meaning.
-    pub fn may_tell_times(&self) -> bool {
+    pub fn may_state_times(&self) -> bool {
         match &self.source {
             Source::Columns(_, columns) => columns.has("observed_at"),
             Source::Lines(..) => true,

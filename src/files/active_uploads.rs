@@ -131,9 +131,9 @@ impl Uploads {
     /// request that receives it continues.
     pub async fn settle(&self, file: FileId) {
         let Some(active) = self.active.lock().get(&file).cloned() else { return };
-        let (tell, told) = oneshot::channel();
-        if active.settle.send(tell).is_ok() {
-            let _ = timeout(SETTLE_WITHIN, told).await;
+        let (confirm, confirmed) = oneshot::channel();
+        if active.settle.send(confirm).is_ok() {
+            let _ = timeout(SETTLE_WITHIN, confirmed).await;
         }
     }
 

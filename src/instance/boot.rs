@@ -141,8 +141,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     let efs = config.map(|config| config.files.efs).unwrap_or_else(|further| {
         // A setting that was just reported as unreadable must not be reported as missing too.
         let unread: Vec<String> = settings.unread().map(|setting| format!("{setting} (")).collect();
-        let told = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
-        problems.extend(further.0.into_iter().filter(|problem| !told(problem)));
+        let is_reported = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
+        problems.extend(further.0.into_iter().filter(|problem| !is_reported(problem)));
         None
     });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
@@ -150,7 +150,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
         return Err(describe(&path, problems));
     }
     let counts = (settings.values.len(), settings.secrets.len());
-    let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
+    let mut summary =
+        format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
     // This version must be able to start when there are parameters that only the next one knows: during a rollout, and
     // after it is rolled back.
     unknown.keys().for_each(|key| remove(&mut table, key));
@@ -171,12 +172,12 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
             // Written last: once this file exists, all of them do.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
-            told.push_str(&format!(" → {}", written.display()));
+            summary.push_str(&format!(" → {}", written.display()));
         }
-        None => told.push_str(": the configuration is complete"),
+        None => summary.push_str(": the configuration is complete"),
     }
-    unknown.values().for_each(|unknown| told.push_str(&format!("\nleft out: {unknown} to this version")));
-    Ok(told)
+    unknown.values().for_each(|unknown| summary.push_str(&format!("\nleft out: {unknown} to this version")));
+    Ok(summary)
 }
 
 /// Fills in what the arguments leave out from the instance metadata.

@@ -62,7 +62,7 @@ impl Fullness {
     }
 
     /// Whether `/readyz` reports the disk. An instance whose disk has never been good is not ready from the start.
-    fn is_told(&self) -> bool {
+    fn is_reported(&self) -> bool {
         self.is_lasting() || !self.was_good
     }
 }
@@ -89,7 +89,7 @@ pub async fn run(app: App) -> Result<()> {
         fullness.look(found.problem.is_none(), Instant::now());
         app.health
             .disk
-            .report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
+            .report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_reported()));
         if let Some(problem) = found.problem.as_ref().filter(|_| began) {
             log::warn!(target: "salebell::disk", "the disk {problem}");
         }
@@ -271,7 +271,7 @@ mod tests {
         let mut look = |good: bool, seconds: u32| {
             now += SECOND * seconds;
             fullness.look(good, now);
-            (fullness.is_told(), fullness.is_lasting())
+            (fullness.is_reported(), fullness.is_lasting())
         };
         assert_eq!(look(true, 2), (false, false));
         for _ in 0..30 {
@@ -290,14 +290,14 @@ mod tests {
     fn an_instance_without_free_space_is_not_ready_from_the_start() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
-        assert!(fullness.is_told());
+        assert!(fullness.is_reported());
         for _ in 0..3 {
             now += 2 * SECOND;
             fullness.look(false, now);
-            assert!(fullness.is_told() && !fullness.is_lasting());
+            assert!(fullness.is_reported() && !fullness.is_lasting());
         }
         fullness.look(true, now);
-        assert!(!fullness.is_told());
+        assert!(!fullness.is_reported());
     }
 
     #[test]

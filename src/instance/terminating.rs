@@ -73,13 +73,13 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut watch = Watch::new(config)?;
     tokio::spawn(watch.watchdog.clone().feed_watchdog());
     notify(NotifyState::Ready);
-    let Some(reason) = signals.unless_told(watch.until_it_is_to_go()).await else { return Ok(()) };
+    let Some(reason) = signals.unless_signalled(watch.until_it_is_to_go()).await else { return Ok(()) };
     log::info!(target: "salebell::terminating", "draining: {}", reason.text());
     drain(config, &mut watch.group, &reason).await;
     let Some(hook) = &config.instance.termination_hook else { return Ok(()) };
     if reason != Reason::Terminated {
         // The group decides separately whether it terminates the instance: later, or never.
-        if signals.unless_told(watch.until_terminated()).await.is_none() {
+        if signals.unless_signalled(watch.until_terminated()).await.is_none() {
             return Ok(());
         }
     }
@@ -243,7 +243,7 @@ impl Signals {
     }
 
     /// Runs `work` until it is done or a signal arrives; `None` means that a signal came first.
-    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+    async fn unless_signalled<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),
             _ = self.terminate.recv() => None,

@@ -148,7 +148,7 @@ impl Delta {
     /// Value of a metric in a line. A distribution is an object, as AWS's own agent writes it: the specification only
     /// has arrays of at most a hundred values, which would take one line per hundred requests.
     fn target(&self) -> Value {
-        match &self.told {
+        match &self.sample {
             Sample::Added { added, .. } => json!(added),
             Sample::Level(level) => json!(level),
             Sample::Spread { values, counts, sum, .. } => json!({

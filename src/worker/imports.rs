@@ -143,7 +143,7 @@ impl From<Error> for Stop {
 }
 
 /// Message from the reading thread.
-enum Told {
+enum FromReader {
     /// Observations of one message. With `waits`, the first observation is of the same offer as the last of the
     /// portion before, which must be recorded first.
     Portion {
@@ -214,19 +214,19 @@ impl<'a> Sending<'a> {
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
         let meaning = options.meaning().map_err(|problem| Stop::Input(Unreadable::BadOptions(problem)))?;
-        let (report_progress, mut told) = mpsc::channel(2);
+        let (sender, mut messages) = mpsc::channel(2);
         let reading = Reading {
             meaning,
             now: self.import.created_at,
             scratch: self.app.config.worker.scratch.clone(),
             read: self.read.clone(),
-            report_progress,
+            sender,
         };
         let thread = tokio::task::spawn_blocking(move || reading.read(input));
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         let ended = loop {
             let next = tokio::select! {
-                next = told.recv() => next,
+                next = messages.recv() => next,
                 _ = progress.tick() => {
                     self.report_progress(&bytes).await?;
                     continue;
@@ -235,16 +235,16 @@ impl<'a> Sending<'a> {
             };
             (self.beat)();
             match next {
-                Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
-                Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
-                Some(Told::End) => break Ok(()),
-                Some(Told::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
+                Some(FromReader::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
+                Some(FromReader::Refused(refusals)) => self.refuse(&refusals).await?,
+                Some(FromReader::End) => break Ok(()),
+                Some(FromReader::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
                 None => {
                     break Err(Stop::Ours(Error::internal("the reading thread has ended without a word")));
                 }
             }
         };
-        drop(told);
+        drop(messages);
         thread.await.map_err(Error::internal)?;
         self.count(&bytes);
         ended
@@ -407,7 +407,7 @@ struct Reading {
     now: DateTime<Utc>,
     scratch: PathBuf,
     read: Arc<ReadSoFar>,
-    report_progress: mpsc::Sender<Told>,
+    sender: mpsc::Sender<FromReader>,
 }
 
 /// Observations that will become one message.
@@ -436,23 +436,23 @@ impl Portion {
 }
 
 /// The receiver of the reading thread's messages is gone.
-struct Deaf;
+struct ReceiverGone;
 
 /// Input that ends once the receiver is gone: a parser that finds no row in it must not read forever.
-struct Heard {
+struct CancellableInput {
     inner: Box<dyn BufRead + Send>,
-    report_progress: mpsc::Sender<Told>,
+    sender: mpsc::Sender<FromReader>,
 }
 
-impl Read for Heard {
+impl Read for CancellableInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer)
     }
 }
 
-impl BufRead for Heard {
+impl BufRead for CancellableInput {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.report_progress.is_closed() {
+        if self.sender.is_closed() {
             Err(io::Error::other("nobody waits for it any more"))
         } else {
             self.inner.fill_buf()
@@ -467,19 +467,19 @@ impl BufRead for Heard {
 impl Reading {
     fn read(self, input: Input) {
         let end = match self.read_rows(input) {
-            Ok(Ok(())) => Told::End,
-            Ok(Err(Deaf)) => return,
-            Err(unreadable) => Told::Failed(unreadable),
+            Ok(Ok(())) => FromReader::End,
+            Ok(Err(ReceiverGone)) => return,
+            Err(unreadable) => FromReader::Failed(unreadable),
         };
-        let _ = self.report_progress.blocking_send(end);
+        let _ = self.sender.blocking_send(end);
     }
 
     /// Reads all rows. If rows may state a time of observation, they are sorted first, by offer and then by time;
     /// otherwise they are sent in the order of the file.
-    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
-        input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
+    fn read_rows(&self, mut input: Input) -> Result<Result<(), ReceiverGone>, Unreadable> {
+        input.reader = Box::new(CancellableInput { inner: input.reader, sender: self.sender.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
-        let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
+        let mut sorter = rows.may_state_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Portion::default(), Vec::new());
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
@@ -504,28 +504,29 @@ impl Reading {
             }
             if portion.is_full() {
                 let seen = std::mem::take(&mut portion).seen;
-                if self.report_progress.blocking_send(Told::Portion { seen, waits: false }).is_err() {
-                    return Ok(Err(Deaf));
+                if self.sender.blocking_send(FromReader::Portion { seen, waits: false }).is_err() {
+                    return Ok(Err(ReceiverGone));
                 }
             }
             if refused.len() == REFUSALS_AT_ONCE
-                && self.report_progress.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
+                && self.sender.blocking_send(FromReader::Refused(std::mem::take(&mut refused))).is_err()
             {
-                return Ok(Err(Deaf));
+                return Ok(Err(ReceiverGone));
             }
-            if self.report_progress.is_closed() {
-                return Ok(Err(Deaf));
+            if self.sender.is_closed() {
+                return Ok(Err(ReceiverGone));
             }
         }
-        if self.report_progress.blocking_send(Told::Refused(refused)).is_err() {
-            return Ok(Err(Deaf));
+        if self.sender.blocking_send(FromReader::Refused(refused)).is_err() {
+            return Ok(Err(ReceiverGone));
         }
         let Some(sorter) = sorter else {
             return Ok(match portion.seen {
                 none if none.is_empty() => Ok(()),
-                seen => {
-                    self.report_progress.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf)
-                }
+                seen => self
+                    .sender
+                    .blocking_send(FromReader::Portion { seen, waits: false })
+                    .map_err(|_| ReceiverGone),
             });
         };
         self.send_sorted(sorter).map_err(Unreadable::Scratch)
@@ -533,7 +534,7 @@ impl Reading {
 
     /// Sends sorted observations. Those of an offer stay in one portion; if they need several, each portion waits for
     /// the one before.
-    fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), Deaf>> {
+    fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), ReceiverGone>> {
         let mut sorted = sorter.finish()?;
         let (mut portion, mut waits) = (Portion::default(), false);
         // Index at which the current offer begins.
@@ -550,14 +551,16 @@ impl Reading {
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
             let goes_on = begin == 0;
             begin = 0;
-            if self.report_progress.blocking_send(Told::Portion { seen: full, waits }).is_err() {
-                return Ok(Err(Deaf));
+            if self.sender.blocking_send(FromReader::Portion { seen: full, waits }).is_err() {
+                return Ok(Err(ReceiverGone));
             }
             waits = goes_on;
         }
         match portion.seen {
             none if none.is_empty() => Ok(Ok(())),
-            seen => Ok(self.report_progress.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
+            seen => {
+                Ok(self.sender.blocking_send(FromReader::Portion { seen, waits }).map_err(|_| ReceiverGone))
+            }
         }
     }
 }

@@ -219,7 +219,7 @@ impl ApiClient {
     /// Retry state for an operation that is repeated until it succeeds.
     pub fn patience(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
-        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
+        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, reported: false }
     }
 }
 
@@ -236,13 +236,14 @@ pub struct Retries<'c> {
     what: String,
     begin: Instant,
     wait: Duration,
-    told: bool,
+    /// Whether the user has been informed of the wait.
+    reported: bool,
 }
 
 impl Retries<'_> {
     /// Resets the state after progress: earlier failures are forgotten.
     pub fn renew(&mut self) {
-        (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
+        (self.begin, self.wait, self.reported) = (Instant::now(), FIRST_WAIT, false);
     }
 
     /// Waits before the next attempt.
@@ -258,9 +259,9 @@ impl Retries<'_> {
             bail!("cannot {what} at {} within {waited} s: {why}", client.base);
         }
         // The first failure is not worth a message; from the second on, the user may wonder.
-        if self.wait > FIRST_WAIT && !self.told {
+        if self.wait > FIRST_WAIT && !self.reported {
             client.say(&format!("waiting for {}: {}", client.base, later.why));
-            self.told = true;
+            self.reported = true;
         }
         tokio::time::sleep(pause).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::{LONGEST_FIRST_ANSWER, sample};
+use super::{FIRST_RESPONSE_TIMEOUT, sample};
 use crate::app::App;
 use crate::cli::api_client::ApiClient;
 use crate::telemetry::Quiet;
@@ -50,7 +50,7 @@ impl Welcome {
     pub async fn greet(self, app: App) -> anyhow::Result<()> {
         let greet = async {
             let client =
-                ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
+                ApiClient::new(&self.url, Some(&self.token), FIRST_RESPONSE_TIMEOUT, Box::new(|_| {}))?;
             if self.sample {
                 sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
             }

@@ -142,9 +142,9 @@ pub async fn add(
     let end = at + bytes.len() as u64;
     let mut patience = client.patience("send the bytes");
     let mut now = at;
-    let mut told = false;
+    let mut confirmed = false;
     loop {
-        if now == end && (total.is_none() || told) {
+        if now == end && (total.is_none() || confirmed) {
             return Ok(());
         }
         let rest = usize::try_from(now.saturating_sub(at)).unwrap_or(usize::MAX);
@@ -159,7 +159,7 @@ pub async fn add(
         let later = match answer {
             Attempted::Done(reply) => match upload_offset(&reply.headers) {
                 Some(offset) => {
-                    (now, told) = (offset, true);
+                    (now, confirmed) = (offset, true);
                     continue;
                 }
                 None => Later::new("the answer tells no offset"),
@@ -173,7 +173,7 @@ pub async fn add(
             patience.renew();
         }
         // The last response was lost if the server already knows the length.
-        (now, told) = (offset, length.is_some());
+        (now, confirmed) = (offset, length.is_some());
     }
 }
 

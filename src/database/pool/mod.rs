@@ -86,12 +86,12 @@ impl PgPool {
         let mut until = None;
         loop {
             let before = password.generation();
-            let asked = match before {
+            let outcome = match before {
                 // A log-in without a password would only be refused.
                 Some(NONE_YET) => Err(Arc::new(sqlx::Error::Io(std::io::Error::other(NO_PASSWORD_YET)))),
                 _ => ask().await,
             };
-            let reason = match asked {
+            let reason = match outcome {
                 Ok(connected) => return Ok(connected),
                 Err(reason) if is_refusal(&reason) || before == Some(NONE_YET) => reason,
                 Err(reason) => return Err(own(reason)),

@@ -81,13 +81,14 @@ fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
 }
 
 /// An observation with the end of the sale that the store announces.
-fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+fn announced(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
 }
 
 #[test]
 fn an_end_that_the_store_announces_stays_with_its_sale() {
-    let changes = apply(&[told(1, 500, 99), told(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
+    let changes =
+        apply(&[announced(1, 500, 99), announced(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
     let ends: Vec<_> = changes.started_sales.iter().map(|sale| sale.ends_at).collect();
     assert_eq!(ends, [Some(at(99)), None]);
     assert_eq!(changes.offers[0].1.sale.unwrap().ends_at, None);
@@ -116,7 +117,7 @@ fn a_sale_that_is_resumed_within_a_message_is_one_row() {
 
 #[test]
 fn an_announced_end_between_two_observations_belongs_to_neither_transition() {
-    let changes = apply(&[told(0, 500, 10), seen(20, 1000, 1000)]);
+    let changes = apply(&[announced(0, 500, 10), seen(20, 1000, 1000)]);
     let ends: Vec<_> = changes
         .events
         .iter()
@@ -137,7 +138,7 @@ fn an_announced_end_between_two_observations_belongs_to_neither_transition() {
 
 #[test]
 fn an_end_that_an_earlier_version_ignored_is_forgotten() {
-    let changes = apply(&[told(0, 500, 10)]);
+    let changes = apply(&[announced(0, 500, 10)]);
     let price = Price { observed_at: at(15), ..changes.offers[0].1 };
     let (mut later, rules) = (Changes::default(), Rules::default());
     let mut recorder = OfferRecorder::open(KnownOffer { price: Some(price), ..unseen() }, &rules, &mut later);
@@ -152,13 +153,13 @@ fn an_end_that_an_earlier_version_ignored_is_forgotten() {
 
 #[test]
 fn a_confirmed_glitch_keeps_the_other_fields_of_its_observation() {
-    let glitch = |minute| ObservedPrice { available: false, ..told(minute, 10, 500) };
+    let glitch = |minute| ObservedPrice { available: false, ..announced(minute, 10, 500) };
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!((held.counts.transitions.get("sale.started"), held.offers[0].1.available), (None, false));
-    let glitch = |minute| told(minute, 10, 15);
+    let glitch = |minute| announced(minute, 10, 15);
     let over = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!(over.started_sales[0].ended_at, Some(at(15)));
-    assert_eq!(over.offers[0].1.sale, None, "told as over already");
+    assert_eq!(over.offers[0].1.sale, None, "reported as over already");
 }
 
 #[test]
@@ -184,18 +185,18 @@ fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
     );
     let over =
         |minute, amount, end| ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) };
-    assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "told as over, and paid");
+    assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "reported as over, and paid");
     assert!(course(&[seen(1, 0, 2000), seen(2, 2000, 2000), seen(3, 0, 2000)]), "the first giveaway");
 }
 
 #[test]
 fn an_end_that_is_moved_resumes_a_sale_that_was_over() {
-    let mut first = apply(&[told(0, 500, 10)]);
+    let mut first = apply(&[announced(0, 500, 10)]);
     let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
     let events = |end, now| {
         let (mut later, rules) = (Changes::default(), Rules::default());
         let mut recorder = OfferRecorder::open(known.clone(), &rules, &mut later);
-        recorder.apply(&told(5, 500, end));
+        recorder.apply(&announced(5, 500, end));
         recorder.close();
         later.resume_what_was_over(at(now));
         later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
@@ -258,7 +259,7 @@ impl Stored {
     }
 
     /// Description of the whole state, with sales numbered in place of their ids.
-    fn told(&self) -> Vec<String> {
+    fn describe(&self) -> Vec<String> {
         let number = |id: SaleId| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
         let price = self.price.map(|price| {
             let open = price.sale.map(|sale| (number(sale.id), Sale { id: SaleId::nil(), ..sale }));
@@ -355,8 +356,8 @@ proptest! {
         }
         let silent = |event: &Event| event.new_low && event.price.sale.is_some() && !event.rings;
         prop_assert!(!whole.events.iter().any(silent));
-        let whole = whole.told();
-        prop_assert_eq!(&record(&messages, false).told(), &whole);
-        prop_assert_eq!(&record(&messages, true).told(), &whole);
+        let whole = whole.describe();
+        prop_assert_eq!(&record(&messages, false).describe(), &whole);
+        prop_assert_eq!(&record(&messages, true).describe(), &whole);
     }
 }

@@ -285,13 +285,13 @@ fn paid_prices_are_not_compared_with_a_giveaway() {
 }
 
 /// An observation at this minute with the end of the sale that the store announces.
-fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+fn announced(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
 }
 
 #[test]
 fn a_sale_is_over_when_its_store_said_so() {
-    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+    let (price, _) = changes(&[seen(0, 2000, 2000), announced(1, 1000, 100)]);
     let price = price.unwrap();
     assert!(price.is_on_sale(at(99)) && !price.is_on_sale(at(100)));
     assert_eq!((price.unknown_since(at(99)), price.unknown_since(at(100))), (None, Some(at(100))));
@@ -307,25 +307,34 @@ fn a_sale_is_over_when_its_store_said_so() {
 #[test]
 fn an_end_that_is_announced_anew_counts_without_a_change_of_price() {
     let ends = |observed: &[ObservedPrice]| changes(observed).0.unwrap().sale.map(|sale| sale.ends_at);
-    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 200)]), Some(Some(at(200))));
-    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 50)]), Some(Some(at(50))), "a nearer one too");
+    assert_eq!(ends(&[announced(1, 1000, 100), announced(2, 1000, 200)]), Some(Some(at(200))));
     assert_eq!(
-        ends(&[told(1, 1000, 100), seen(2, 1000, 2000)]),
+        ends(&[announced(1, 1000, 100), announced(2, 1000, 50)]),
+        Some(Some(at(50))),
+        "a nearer one too"
+    );
+    assert_eq!(
+        ends(&[announced(1, 1000, 100), seen(2, 1000, 2000)]),
         Some(Some(at(100))),
         "silence changes nothing"
     );
-    assert_eq!(ends(&[seen(1, 1000, 2000), told(2, 1000, 100)]), Some(Some(at(100))));
+    assert_eq!(ends(&[seen(1, 1000, 2000), announced(2, 1000, 100)]), Some(Some(at(100))));
     assert_eq!(
-        ends(&[told(1, 1000, 100), told(1, 1000, 200)]),
+        ends(&[announced(1, 1000, 100), announced(1, 1000, 200)]),
         Some(Some(at(200))),
         "at one instant the later"
     );
-    assert_eq!(ends(&[told(1, 1000, 200), told(1, 1000, 100)]), Some(Some(at(200))), "in either order");
+    assert_eq!(
+        ends(&[announced(1, 1000, 200), announced(1, 1000, 100)]),
+        Some(Some(at(200))),
+        "in either order"
+    );
 }
 
 #[test]
 fn after_the_announced_end_the_next_observation_decides() {
-    let course = |last: ObservedPrice| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
+    let course =
+        |last: ObservedPrice| course(&[seen(0, 2000, 2000), announced(1, 1000, 100), last])[2..].to_vec();
     assert_eq!(
         course(seen(100, 1000, 2000)),
         [("sale.resumed", false, Some(0))],
@@ -339,15 +348,15 @@ fn after_the_announced_end_the_next_observation_decides() {
 
 #[test]
 fn an_observation_before_a_passed_end_opens_a_sale_only_with_a_later_end() {
-    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+    let (price, _) = changes(&[seen(0, 2000, 2000), announced(1, 1000, 100)]);
     let over = price.unwrap().lapse(at(150)).unwrap();
-    for late in [seen(50, 1000, 2000), told(50, 1000, 100), told(50, 1000, 90)] {
+    for late in [seen(50, 1000, 2000), announced(50, 1000, 100), announced(50, 1000, 90)] {
         let Outcome::Unchanged { after } = observe(Some(&over), &late, &Rules::default(), false) else {
             panic!("{late:?}")
         };
         assert_eq!((after.sale, after.unknown_since(at(150))), (None, Some(at(100))), "{late:?}");
     }
-    match observe(Some(&over), &told(50, 1000, 200), &Rules::default(), false) {
+    match observe(Some(&over), &announced(50, 1000, 200), &Rules::default(), false) {
         Outcome::Changed(change) => {
             assert_eq!(
                 (change.kind, change.after.sale.unwrap().ends_at),
@@ -360,16 +369,16 @@ fn an_observation_before_a_passed_end_opens_a_sale_only_with_a_later_end() {
 
 #[test]
 fn a_sale_that_is_reported_as_over_is_not_a_sale() {
-    assert_eq!(kinds(&[told(5, 1000, 5)]), [("first.seen", false)]);
+    assert_eq!(kinds(&[announced(5, 1000, 5)]), [("first.seen", false)]);
     assert_eq!(
-        kinds(&[seen(0, 2000, 2000), told(5, 1000, 4)]),
+        kinds(&[seen(0, 2000, 2000), announced(5, 1000, 4)]),
         [("first.seen", false), ("price.lowered", true)]
     );
-    let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
+    let (price, changes) = changes(&[seen(0, 1000, 2000), announced(5, 1000, 4)]);
     assert_eq!((changes[1].kind, changes[1].reason), (TransitionKind::SaleEnded, Some(EndReason::ToldEnd)));
     assert!(!price.unwrap().is_on_sale(at(5)));
     // An end announced with a price that is not a sale has no effect.
-    assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
+    assert_eq!(kinds(&[announced(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
 }
 
 #[test]
@@ -404,7 +413,7 @@ fn an_offer_that_cannot_be_bought_is_neither_a_sale_nor_a_low() {
     );
     assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
     let (price, _) =
-        changes(&[told(0, 1000, 60), ObservedPrice { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
+        changes(&[announced(0, 1000, 60), ObservedPrice { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
     assert_eq!(
         price.unwrap().sale.and_then(|sale| sale.ends_at),
         Some(at(60)),
@@ -449,15 +458,15 @@ impl Model {
         let mut model = Model { sales: Vec::new(), low: paid.min() };
         let mut end = None;
         for (n, seen) in standing.iter().enumerate() {
-            let told = seen.sale_ends_at.filter(|_| seen.amount < 2000);
+            let announced = seen.sale_ends_at.filter(|_| seen.amount < 2000);
             let is_sale =
-                seen.available && seen.amount < 2000 && told.is_none_or(|end| end > seen.observed_at);
+                seen.available && seen.amount < 2000 && announced.is_none_or(|end| end > seen.observed_at);
             if !is_sale {
                 end = None;
                 continue;
             }
             // Without an announcement the end stays as announced before, until it has passed.
-            end = told.or(end.filter(|end| *end > seen.observed_at));
+            end = announced.or(end.filter(|end| *end > seen.observed_at));
             let next = standing.get(n + 1).map(|next| next.observed_at);
             let until =
                 [end, next].into_iter().flatten().min().filter(|until| next.is_some() || *until <= now);

@@ -34,7 +34,7 @@ struct Seen {
     /// Start of the check in progress.
     since: Option<Instant>,
     /// Whether it has been logged that the file system hangs.
-    told: bool,
+    hang_logged: bool,
 }
 
 /// Error of an operation while the file system of `files.directory` is unavailable: nothing was read or written.
@@ -109,7 +109,7 @@ impl Mount {
         if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
             return seen.problem;
         }
-        if !std::mem::replace(&mut seen.told, true) {
+        if !std::mem::replace(&mut seen.hang_logged, true) {
             log::error!(target: "salebell::files", "the file system of files.directory {HANGS}: uploads are refused");
         }
         Some(HANGS)
@@ -126,8 +126,8 @@ impl Mount {
 
 impl Seen {
     fn note(&mut self, found: Result<(), Problem>) {
-        let before = self.problem.is_some() || self.told;
-        (self.since, self.told) = (None, false);
+        let before = self.problem.is_some() || self.hang_logged;
+        (self.since, self.hang_logged) = (None, false);
         self.problem = found.as_ref().err().map(|(what, _)| *what);
         match found {
             Err((_, detail)) if !before => {

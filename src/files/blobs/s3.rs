@@ -38,7 +38,7 @@ const BUFFERS: usize = 6;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of the request that combines parts into an object: S3 may need minutes.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
-const TIMEOUT_OF_COMPLETION: Duration = Duration::from_secs(300);
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound on the time for which a failed request is retried: shorter than `server.drain_s`.
 const RETRY_FOR: Duration = Duration::from_secs(20);
@@ -110,7 +110,7 @@ impl S3 {
             // The certificate of S3 does not cover a bucket name with a dot as a subdomain.
             .with_virtual_hosted_style_request(settings.s3_endpoint.is_none() && !bucket.contains('.'))
             .with_bucket_name(bucket)
-            .with_credentials(Arc::new(OfChain(chain.clone())))
+            .with_credentials(Arc::new(ChainCredentials(chain.clone())))
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
                 // Only the time is limited.
@@ -131,7 +131,7 @@ impl S3 {
         Ok(S3(Arc::new(Inner {
             chain: chain.clone(),
             client: within(TIMEOUT)?,
-            completing: within(TIMEOUT_OF_COMPLETION)?,
+            completing: within(COMPLETION_TIMEOUT)?,
             http: client.build().map_err(io::Error::other)?,
             prefix: settings.s3_prefix.trim_matches('/').to_owned(),
             scratch,
@@ -292,7 +292,7 @@ impl S3 {
     pub async fn begin_upload(&self, place: &str) -> io::Result<String> {
         // The request has no bytes, but needs a connection: the number of buffers also limits the connections of
         // hundreds of uploads that begin at once.
-        let _room = self.buffer().await;
+        let _buffer = self.buffer().await;
         self.0.client.create_multipart(&self.key(place)?).await.map_err(failed)
     }
 
@@ -383,9 +383,9 @@ impl S3 {
         let bucket = Path::default();
         let url = self.0.client.signed_url_opts(Method::GET, &bucket, SIGNED_FOR, &options);
         // The URL is a secret as long as it is valid: no error may contain it.
-        let told = |error: reqwest::Error| io::Error::other(error.without_url());
-        let answer = self.0.http.get(url.await.map_err(failed)?).send().await.map_err(told)?;
-        let text = answer.error_for_status().map_err(told)?.text().await.map_err(told)?;
+        let without_url = |error: reqwest::Error| io::Error::other(error.without_url());
+        let answer = self.0.http.get(url.await.map_err(failed)?).send().await.map_err(without_url)?;
+        let text = answer.error_for_status().map_err(without_url)?.text().await.map_err(without_url)?;
         quick_xml::de::from_str(&text).map_err(io::Error::other)
     }
 
@@ -453,9 +453,9 @@ fn failed(error: object_store::Error) -> io::Error {
 /// Provides object_store with the credentials of the process. Its own chain is separate, and requests new credentials
 /// for each client, and only when the old ones have expired or are about to.
 #[derive(Debug)]
-struct OfChain(Chain);
+struct ChainCredentials(Chain);
 
-impl CredentialProvider for OfChain {
+impl CredentialProvider for ChainCredentials {
     type Credential = AwsCredential;
 
     fn get_credential<'a, 'b>(&'a self) -> BoxFuture<'b, object_store::Result<Arc<AwsCredential>>>

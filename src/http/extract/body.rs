@@ -292,8 +292,8 @@ pub fn is_ndjson(headers: &HeaderMap) -> bool {
 pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes> {
     let too_large = || Error::new(Kind::TooLarge, format!("The body is larger than {limit} bytes."));
     // A stated length is checked before any byte of the body is read.
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if told.is_some_and(|length: u64| length > limit as u64) {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
     match Limited::new(body, limit).collect().await {

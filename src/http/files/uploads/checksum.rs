@@ -143,9 +143,9 @@ impl Sum {
     pub fn check(self, expected: &Expected, trailers: Option<&HeaderMap>) -> Result<()> {
         let mut wanted = expected.given.clone();
         for &source in &expected.in_trailers {
-            let told = trailers.map(|trailers| source.read(trailers)).transpose()?.flatten();
+            let found = trailers.map(|trailers| source.read(trailers)).transpose()?.flatten();
             let missing = || Error::malformed(format!("The trailer {} is missing.", source.header()));
-            wanted.extend(told.ok_or_else(missing)?.into_iter().map(|one| (source, one)));
+            wanted.extend(found.ok_or_else(missing)?.into_iter().map(|one| (source, one)));
         }
         let sha1 = self.sha1.map(|sum| sum.finalize().to_vec());
         let sha256 = self.sha256.map(|sum| sum.finalize().to_vec());

@@ -179,9 +179,9 @@ struct UploadTask {
     recording: Option<JoinHandle<Result<Option<Durable>>>>,
     recorded: u64,
     /// State that the row certainly has.
-    told: Durable,
+    in_row: Durable,
     /// Offset that the row may have, if a response of the database was lost.
-    may_be_told: i64,
+    may_be_in_row: i64,
     /// Whether the lease was released, so another request may be writing to this piece.
     left: bool,
     sum: Sum,
@@ -210,7 +210,7 @@ impl UploadTask {
             Some(state) => restore(state)?,
         };
         let sum = Sum::new(&incoming.expected);
-        let told = Durable {
+        let in_row = Durable {
             stored: turn.stored,
             hash_state: hasher.serialize().to_vec(),
             progress: turn.progress.clone(),
@@ -229,9 +229,9 @@ impl UploadTask {
             writing: None,
             recording: None,
             recorded: 0,
-            may_be_told: told.stored,
+            may_be_in_row: in_row.stored,
             left: false,
-            told,
+            in_row,
             sum,
         })
     }
@@ -272,9 +272,9 @@ impl UploadTask {
                     return Ok(End::Broken(Error::conflict(detail).into()));
                 }
                 () = self.app.stopping.cancelled() => return self.take_what_is_here(body).await,
-                Some(tell) = self.receiving.settle.recv() => {
+                Some(done) = self.receiving.settle.recv() => {
                     self.record_now().await?;
-                    let _ = tell.send(());
+                    let _ = done.send(());
                 }
                 frame = body.frame() => if let Some(end) = self.take_frame(frame).await? {
                     return Ok(end);
@@ -381,7 +381,7 @@ impl UploadTask {
         let (app, piece) = (self.app.clone(), self.piece.clone());
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
         let stored = self.stored()?;
-        (self.recorded, self.may_be_told) = (self.arrived, stored);
+        (self.recorded, self.may_be_in_row) = (self.arrived, stored);
         let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
             let progress = syncing.await.map_err(disk_error)?;
@@ -406,8 +406,8 @@ impl UploadTask {
 
     async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Durable>>>) -> Result<()> {
         match recording.await.map_err(Error::internal)? {
-            Ok(Some(told)) => {
-                self.told = told;
+            Ok(Some(in_row)) => {
+                self.in_row = in_row;
                 Ok(())
             }
             Ok(None) => Err(lost()),
@@ -510,12 +510,12 @@ impl UploadTask {
             self.recorded_or_lost(recording).await?;
         }
         // Bytes that may have been recorded must stay.
-        if self.left || self.may_be_told != self.told.stored {
+        if self.left || self.may_be_in_row != self.in_row.stored {
             return Ok(());
         }
-        let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
+        let there = (self.in_row.stored - self.turn.piece_start).unsigned_abs();
         if self.piece.cut(there).await.map_err(disk_error)? == Cut::Clean {
-            let Durable { stored, hash_state, progress } = &self.told;
+            let Durable { stored, hash_state, progress } = &self.in_row;
             let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
             self.leave(stored, &hash_state, progress.as_ref()).await?;
         }
