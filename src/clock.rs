@@ -56,9 +56,9 @@ impl Clock {
     }
 
     /// Records a time that the database has just reported; the query was sent at `asked`.
-    pub fn observe(&self, time: DateTime<Utc>, asked: Instant) {
+    pub fn observe(&self, time: DateTime<Utc>, sent_at: Instant) {
         let Some(database) = &self.database else { return };
-        let took = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
+        let took = TimeDelta::from_std(sent_at.elapsed()).unwrap_or_default();
         let observed = Observed { time: time + took / 2, at: Instant::now() };
         let known = self.observed().is_some();
         if known && (observed.time - self.now()).abs() < CORRECTED_FROM + took {

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 /// nanoseconds.
 const SLICE: Duration = Duration::from_millis(2);
 /// Number of bytes after which a `Stride` checks the clock.
-const LOOK_EVERY: usize = 4 << 10;
+const CHECK_EVERY_BYTES: usize = 4 << 10;
 /// Minimum number of bytes that one step of a `Stride` counts as: a refused line costs more than its bytes.
 const STEP: usize = 256;
 /// Number of bytes below which work takes less time than handing it to a thread.
@@ -215,7 +215,7 @@ impl Stride {
     /// Yields now and then. Must be called for each piece, with its length.
     pub async fn advance(&mut self, bytes: usize) {
         self.bytes += bytes.max(STEP);
-        if self.bytes >= LOOK_EVERY {
+        if self.bytes >= CHECK_EVERY_BYTES {
             self.bytes = 0;
             give_way().await;
         }

@@ -66,7 +66,7 @@ impl std::error::Error for NoCredentials {}
 struct State {
     kept: Option<Credentials>,
     /// Whether the chain is being queried, or pauses after a round without result.
-    is_asking: bool,
+    is_refreshing: bool,
     /// Number of consecutive rounds without new credentials, and the reason of the last one.
     in_vain: u32,
     reason: String,
@@ -126,9 +126,9 @@ impl Chain {
 
     /// Requests new credentials in the background, unless a round is already running.
     pub fn renew(&self) {
-        if !std::mem::replace(&mut self.0.state.lock().is_asking, true) {
+        if !std::mem::replace(&mut self.0.state.lock().is_refreshing, true) {
             // In a separate task: the caller may stop waiting for it while others still do.
-            tokio::spawn(self.clone().ask());
+            tokio::spawn(self.clone().refresh());
         }
     }
 
@@ -149,18 +149,18 @@ impl Chain {
     }
 
     /// Runs one round: queries the chain, and pauses if it returned nothing new.
-    async fn ask(self) {
-        let asked = tokio::time::timeout(ROUND_LIMIT, self.ask_source()).await;
-        let found = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
+    async fn refresh(self) {
+        let outcome = tokio::time::timeout(ROUND_LIMIT, self.query_source()).await;
+        let found = outcome.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
         let pause = self.take(found);
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        self.0.state.lock().is_asking = false;
+        self.0.state.lock().is_refreshing = false;
         self.0.rounds.send_replace(());
     }
 
-    async fn ask_source(&self) -> provider::Result {
+    async fn query_source(&self) -> provider::Result {
         let load = || async {
             let mut loader = aws_config::defaults(BehaviorVersion::latest());
             if let Some(region) = &self.0.region {

@@ -45,12 +45,12 @@ impl Chain {
         &self,
         region: Option<&str>,
         endpoint: Option<&Url>,
-        patience: CallTimeouts,
+        limits: CallTimeouts,
     ) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(patience.attempt)
-            .operation_timeout(patience.call)
+            .operation_attempt_timeout(limits.attempt)
+            .operation_timeout(limits.call)
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts)
@@ -67,7 +67,7 @@ impl Chain {
         let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
         let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
             Some(_) => retries.max_attempts(),
-            None => patience.attempts,
+            None => limits.attempts,
         };
         let retries = retries
             .with_max_attempts(attempts)

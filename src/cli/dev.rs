@@ -207,8 +207,8 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
     }
 }
 
-/// Precedence: defaults for a laptop < the configuration file < the environment < our database and `--listen`. `taken`
-/// holds the default addresses of metrics and gRPC that another program listens on.
+/// Loads the configuration. Precedence: defaults for a laptop < the configuration file < the environment < our database
+/// and `--listen`. `taken` holds the default addresses of metrics and gRPC that another program listens on.
 fn load_config(
     arguments: &DevArguments,
     file: Option<&Path>,

@@ -1,4 +1,4 @@
-//! Tests that the problems of a configuration are reported, all at once.
+//! Tests of the configuration: defaults, precedence, and problems, which are all reported at once.
 
 use super::*;
 
@@ -284,7 +284,7 @@ fn tls_and_the_load_balancer_are_checked() {
             ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
             ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
         ];
-        // The last value of a name counts.
+        // `more` replaces the settings of the same names.
         settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
         settings.extend_from_slice(more);
         load(&settings)
@@ -333,7 +333,7 @@ fn programs_beside_the_services_read_the_settings_that_are_valid() {
     for file in [None, Some(no_file)] {
         let (config, problems) = Config::load_beside(file, settings()).unwrap();
         assert_eq!(config.instance.launch_hook.as_deref(), Some("launch"));
-        assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop goes by it");
+        assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop polls at this interval");
         assert_eq!(config.instance.dead_man, Some(std::time::Duration::from_secs(90)));
         let text = problems.to_string();
         let named = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));

@@ -2,10 +2,11 @@
 
 use super::text_enum::text_enum;
 
-/// Most tries kept for one delivery: five times the schedule. After further redeliveries, the newest tries are kept.
+/// Most attempts kept for one delivery: five times the schedule. After further redeliveries, the newest ones are kept.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
 text_enum! {
+    /// State of a delivery.
     pub enum DeliveryState {
         Pending = "pending",
         Delivered = "delivered",

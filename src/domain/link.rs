@@ -151,10 +151,10 @@ mod tests {
         fn no_order_of_requests_gets_more_than_was_granted(
             length in 1_u64..2_000,
             most in 1_u64..4,
-            asked in proptest::collection::vec((0_u64..2_000, 1_u64..2_000), 1..200),
+            requested in proptest::collection::vec((0_u64..2_000, 1_u64..2_000), 1..200),
         ) {
             let mut usage = fresh(length);
-            for (start, bytes) in asked {
+            for (start, bytes) in requested {
                 let start = start % length;
                 take(&mut usage, most, start, (start + bytes).min(length));
             }

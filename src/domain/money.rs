@@ -31,7 +31,7 @@ impl Currency {
     ///
     /// # Errors
     /// The text is not a plain decimal number, is negative, has too many decimal places for the currency, or is too
-    /// large. The error is a sentence for people.
+    /// large. The error is the rest of a sentence that begins with the name of the field.
     pub fn parse_amount(self, text: &str) -> Result<i64, String> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());

@@ -113,7 +113,7 @@ pub struct ReportedObservation {
     pub url_name: Option<&'static str>,
 }
 
-/// Problem with one field: its name and a sentence about it.
+/// Problem with one field: its name, and the rest of a sentence that begins with it.
 pub type FieldProblem = (&'static str, String);
 
 /// A valid observation with its warnings.
@@ -254,7 +254,7 @@ fn is_web_address(url: &str) -> bool {
 /// the offer can be bought.
 ///
 /// # Errors
-/// The value is unknown. The error is a sentence that names it.
+/// The value is unknown. The error is the rest of a sentence that begins with the name of the field.
 pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
     let given = availability.unwrap_or_default().trim();
     let schema = ["https://schema.org/", "http://schema.org/", "schema.org/", "schema:"];
@@ -287,7 +287,8 @@ pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
 /// precision that the database stores.
 ///
 /// # Errors
-/// The text is not a time, lacks its offset from UTC, or is out of range. The error is a sentence.
+/// The text is not a time, lacks its offset from UTC, or is out of range. The error is the rest of a sentence
+/// that begins with the name of the field.
 pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = match Time::read(text) {
         Some(Time::Instant(instant)) => instant,

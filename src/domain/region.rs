@@ -34,7 +34,8 @@ const fn read_codes(text: &[u8]) -> [u32; 26] {
 /// `GB`.
 ///
 /// # Errors
-/// The code is not a country's, such as `EU`, which ISO 3166-1 only reserves. The error is a sentence that names it.
+/// The code is not a country's, such as `EU`, which ISO 3166-1 only reserves. The error is the rest of a sentence that
+/// begins with the name of the field.
 pub fn check_region(region: Option<&str>) -> Result<String, String> {
     let given = region.map(str::trim).unwrap_or_default();
     if given.is_empty() {

@@ -70,7 +70,7 @@ pub enum QuoteVerdict {
 #[derive(Debug)]
 pub struct Judged {
     pub verdict: QuoteVerdict,
-    pub looked: usize,
+    pub examined: usize,
 }
 
 impl Table {
@@ -115,7 +115,7 @@ struct Read {
     fields: RecordFields,
     /// Length with the line end; `None`: the bytes end before the record does, or it has more than `most` fields.
     length: Option<usize>,
-    looked: usize,
+    examined: usize,
 }
 
 enum Close {
@@ -128,16 +128,16 @@ enum Close {
 /// The first record of `bytes`; `whole`: nothing follows them.
 fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
     let mut fields = RecordFields::default();
-    let (mut place, mut looked) = (0, 0);
+    let (mut place, mut examined) = (0, 0);
     loop {
         let mut quoted = None;
         if bytes.get(place) == Some(&b'"') {
             match find_close(bytes, place + 1, whole, dialect) {
                 Close::At(end) => quoted = Some(end),
-                Close::Text(end) => looked = looked.max(end),
+                Close::Text(end) => examined = examined.max(end),
                 Close::Never => {
                     fields.is_open = true;
-                    looked = bytes.len();
+                    examined = bytes.len();
                 }
             }
         }
@@ -150,10 +150,10 @@ fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
             }
         };
         fields.list.push(field);
-        looked = looked.max(next);
+        examined = examined.max(next);
         if bytes.get(next) == Some(&dialect.delimiter) {
             if fields.count() == most {
-                return Read { fields, length: None, looked };
+                return Read { fields, length: None, examined };
             }
             place = next + 1;
             continue;
@@ -165,7 +165,7 @@ fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
         if let Some(last) = fields.list.last_mut().filter(|last| !last.quoted && ends) {
             last.end = last.begin + without_return(&bytes[last.begin..last.end], dialect.line_end).len();
         }
-        return Read { fields, length: ends.then_some((next + 1).min(bytes.len())), looked };
+        return Read { fields, length: ends.then_some((next + 1).min(bytes.len())), examined };
     }
 }
 
@@ -196,7 +196,7 @@ fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Clo
 pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> Judged {
     let dialect = &table.dialect;
     let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
-    let judged = |verdict| Judged { verdict, looked: read.looked };
+    let judged = |verdict| Judged { verdict, examined: read.examined };
     let Some(length) = read.length else { return judged(QuoteVerdict::OpenQuote) };
     let is_one_line = memchr(dialect.line_end, bytes).is_none_or(|end| length <= end + 1);
     if is_one_line || table.columns.is_some_and(|columns| columns != read.fields.count()) {
@@ -251,7 +251,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
     } else {
         QuoteVerdict::OneRecord(read.fields, length)
     };
-    Judged { verdict, looked: read.looked }
+    Judged { verdict, examined: read.examined }
 }
 
 /// Whether the line below a header of several lines has as many fields as that header, and not as its first line alone.
@@ -353,12 +353,12 @@ fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool
             fields.list.push(Field { begin, end: place, quoted: false });
             begin = place + 1;
             if fields.count() > most {
-                return Read { fields, length: None, looked: place };
+                return Read { fields, length: None, examined: place };
             }
         }
         place += 1;
     }
-    Read { fields, length: Some(line.len()), looked: line.len() }
+    Read { fields, length: Some(line.len()), examined: line.len() }
 }
 
 /// Whether a cell was probably meant as a price.

@@ -118,7 +118,7 @@ impl<'a> Watch<'a> {
         let heartbeat = self.heartbeat();
         loop {
             heartbeat.beat();
-            match self.look().await {
+            match self.poll().await {
                 Ok(Some(reason)) => return reason,
                 Ok(None) => {
                     if self.complained_at.take().is_some() {
@@ -145,7 +145,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Polls once. One successful query is enough for a reason, even if another query fails.
-    async fn look(&mut self) -> anyhow::Result<Option<Reason>> {
+    async fn poll(&mut self) -> anyhow::Result<Option<Reason>> {
         let (state, spot, rebalance) = tokio::join!(
             self.metadata.target_lifecycle_state(),
             self.metadata.spot_action(),

@@ -99,18 +99,18 @@ impl ConnectionTimeouts {
         loop {
             let now = Instant::now();
             // Any state that begins after this instant lasts at least this long.
-            let mut look_again = now + idle.min(head);
+            let mut check_again = now + idle.min(head);
             {
                 let state = self.0.lock();
                 let (limit, what) = if state.head { (head, Overdue::Head) } else { (idle, Overdue::Idle) };
                 let end = state.since + limit;
                 match state.requests {
                     0 if end <= now => return what,
-                    0 => look_again = look_again.min(end),
+                    0 => check_again = check_again.min(end),
                     _ => {}
                 }
             }
-            tokio::time::sleep_until(look_again).await;
+            tokio::time::sleep_until(check_again).await;
         }
     }
 }

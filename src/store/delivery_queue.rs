@@ -23,7 +23,7 @@ use crate::store::channels::DisabledReason;
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
 /// Most channels visited by one claim. Each is one descent of an index, a few microseconds.
-const CHANNELS_LOOKED_AT: i32 = 1_024;
+const MAX_CHANNELS_VISITED: i32 = 1_024;
 
 /// Most channels visited to find out how long deliveries have waited.
 const CHANNELS_AGED: i64 = 2_000;
@@ -77,7 +77,7 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
         request.holder,
         request.until,
         request.renew_before,
-        CHANNELS_LOOKED_AT,
+        MAX_CHANNELS_VISITED,
     )
     .fetch_all(pool)
     .await?;

@@ -199,7 +199,7 @@ impl KeptAnswers {
         now: DateTime<Utc>,
         oldest: DateTime<Utc>,
     ) -> Result<()> {
-        if let Some(full) = self.look(account, now) {
+        if let Some(full) = self.count_key(account, now) {
             return if full { Err(no_room()) } else { Ok(()) };
         }
         let kept = sqlx::query!(
@@ -224,7 +224,7 @@ impl KeptAnswers {
     }
 
     /// Whether the account is full, if that is known; counts one more key.
-    fn look(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
+    fn count_key(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
         let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
         let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };

@@ -46,7 +46,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Most messages of an import that wait to be recorded: the bus serves others too.
 const MAX_WAITING: i64 = 16;
 /// Interval at which the worker polls for recorded messages.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Attempts after which an import that fails on our side is given up.
 const MAX_TRIES: i32 = 5;
 /// Attempts after which an import that never comes to an end is given up.
@@ -292,7 +292,7 @@ impl<'a> Sending<'a> {
             if self.app.stopping.is_cancelled() {
                 return Err(Stop::Stopping);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             self.report_progress(bytes).await?;
         }
         let observations = self.without_unknown_stores(seen).await?;

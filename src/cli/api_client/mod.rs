@@ -206,18 +206,18 @@ impl ApiClient {
     /// # Errors
     /// Fails if the API refuses, or does not respond within the longest wait.
     pub async fn retry(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Reply, Refused> {
-        let mut patience = self.patience(what);
+        let mut retries = self.retries(what);
         loop {
-            match ask(request()).await {
+            match attempt(request()).await {
                 Attempted::Done(reply) => return Ok(reply),
                 Attempted::Refused(refused) => return Err(refused),
-                Attempted::Later(later) => patience.pause(later).await?,
+                Attempted::Later(later) => retries.pause(later).await?,
             }
         }
     }
 
     /// Retry state for an operation that is repeated until it succeeds.
-    pub fn patience(&self, what: &str) -> Retries<'_> {
+    pub fn retries(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
         Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, reported: false }
     }
@@ -270,7 +270,7 @@ impl Retries<'_> {
 }
 
 /// Makes one attempt.
-pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
+pub async fn attempt(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
         Ok(response) => read_answer(response).await,
         Err(error) => failed(&error),

@@ -84,7 +84,7 @@ pub async fn fetch(
     part: usize,
     sink: &Sink,
 ) -> Result<(), RangeFailure> {
-    let mut patience = remote.client.patience("fetch the file");
+    let mut retries = remote.client.retries("fetch the file");
     if part > 0 {
         remote.begun.cancelled().await;
     }
@@ -100,7 +100,7 @@ pub async fn fetch(
                 remote.begun.cancel();
                 let later = copy(response, start, end, positions, part, sink).await?;
                 if start + positions.get(part) > at {
-                    patience.renew();
+                    retries.renew();
                 }
                 match later {
                     Some(later) => later,
@@ -110,7 +110,7 @@ pub async fn fetch(
             Attempted::Refused(refused) => return Err(refused.into()),
             Attempted::Later(later) => later,
         };
-        patience.pause(later).await?;
+        retries.pause(later).await?;
     }
 }
 

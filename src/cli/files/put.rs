@@ -232,7 +232,7 @@ impl Put<'_> {
 
     /// Waits while the server is still concatenating the parts.
     async fn read_complete(&self, id: Uuid) -> Result<Value, Refused> {
-        let mut patience = self.client.patience("wait until it is put together");
+        let mut retries = self.client.retries("wait until it is put together");
         let path = format!("v1/files/{id}");
         loop {
             let read = || self.client.request(Method::GET, &path, None);
@@ -240,7 +240,7 @@ impl Put<'_> {
             if found["state"] == "complete" {
                 return Ok(found);
             }
-            patience.pause(Later::new("the server is still at it")).await?;
+            retries.pause(Later::new("the server is still at it")).await?;
         }
     }
 

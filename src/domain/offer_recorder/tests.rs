@@ -294,7 +294,7 @@ impl Stored {
 
 /// Applies messages. With `looks`, the schedule runs after each message: at its last observation, and half-way to the
 /// next one.
-fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
+fn record(messages: &[&[ObservedPrice]], with_schedule: bool) -> Stored {
     let (mut stored, rules) = (Stored::default(), Rules::default());
     let offer = unseen();
     for (n, message) in messages.iter().enumerate() {
@@ -304,7 +304,7 @@ fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
         message.iter().for_each(|seen| recorder.apply(seen));
         recorder.close();
         stored.write(changes);
-        let Some(next) = messages.get(n + 1).filter(|_| looks) else { continue };
+        let Some(next) = messages.get(n + 1).filter(|_| with_schedule) else { continue };
         let last = message.last().unwrap().observed_at;
         for by in [last, last + (next[0].observed_at - last) / 2] {
             let mut changes = Changes::default();

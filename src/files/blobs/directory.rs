@@ -17,7 +17,7 @@ use super::{StrayBlob, blocking};
 /// Most bytes read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
 /// Interval at which a caller that waits for a blocking thread checks whether the file system still answers.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Age below which a blob is not an orphan: the row of its file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
@@ -64,7 +64,7 @@ impl Directory {
         });
         let mut working = pin!(working);
         loop {
-            match timeout(LOOK_EVERY, working.as_mut()).await {
+            match timeout(CHECK_INTERVAL, working.as_mut()).await {
                 Ok(done) => return done,
                 Err(_) => mount.check()?,
             }
@@ -310,8 +310,8 @@ mod tests {
         mount.becomes(Some("does not answer"));
         assert!(super::super::is_away(&hangs.await.unwrap_err()));
         // No further thread is lost to the file system, and no byte of an open file is touched.
-        let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
-        assert!(super::super::is_away(&looked.unwrap_err()));
+        let outcome = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
+        assert!(super::super::is_away(&outcome.unwrap_err()));
         let piece =
             DirectoryWriter { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
         assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());

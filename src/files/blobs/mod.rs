@@ -75,7 +75,7 @@ impl Blobs {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Blobs::Directory(directory) => directory.reason(),
-            Blobs::S3(s3) => s3.gathered_in().reason(),
+            Blobs::S3(s3) => s3.scratch().reason(),
         }
     }
 
@@ -93,7 +93,7 @@ impl Blobs {
     pub async fn free(&self) -> io::Result<u64> {
         match self {
             Blobs::Directory(directory) => directory.free().await,
-            Blobs::S3(s3) => Ok(if s3.gathered_in().free().await? > 0 { u64::MAX } else { 0 }),
+            Blobs::S3(s3) => Ok(if s3.scratch().free().await? > 0 { u64::MAX } else { 0 }),
         }
     }
 

@@ -25,7 +25,7 @@ const HANGS: &str = "does not answer";
 #[derive(Clone)]
 pub struct Mount {
     seen: Arc<Mutex<Seen>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 #[derive(Default)]
@@ -73,7 +73,7 @@ impl Mount {
     /// A mount that is not polled, with a fixed problem.
     #[cfg(test)]
     pub fn found(problem: Option<&'static str>) -> Mount {
-        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: MOUNT_TIMEOUT }
+        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), timeout: MOUNT_TIMEOUT }
     }
 
     #[cfg(test)]
@@ -83,7 +83,7 @@ impl Mount {
 
     fn watch_with(
         pause: Duration,
-        patience: Duration,
+        timeout: Duration,
         look: impl Fn() -> Result<(), Problem> + Send + 'static,
     ) -> io::Result<Mount> {
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -100,13 +100,13 @@ impl Mount {
                 seen.lock().note(found);
             }
         })?;
-        Ok(Mount { seen, patience })
+        Ok(Mount { seen, timeout })
     }
 
     /// Problem of the file system in a few words, which may be shown to any client.
     pub fn reason(&self) -> Option<&'static str> {
         let mut seen = self.seen.lock();
-        if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
+        if seen.since.is_none_or(|since| since.elapsed() < self.timeout) {
             return seen.problem;
         }
         if !std::mem::replace(&mut seen.hang_logged, true) {
@@ -172,7 +172,7 @@ fn is_of_root(found: &fs::Metadata) -> io::Result<bool> {
 pub fn require_mounted(path: &Path) -> io::Result<()> {
     match is_mounted(path) {
         Ok(false) => Err(io::Error::other(Away("is not mounted"))),
-        looked => looked.map(drop),
+        outcome => outcome.map(drop),
     }
 }
 
@@ -217,14 +217,14 @@ mod tests {
 
     #[test]
     fn a_file_system_that_hangs_is_unavailable_and_keeps_no_caller_waiting() {
-        let (answer, looks) = mpsc::channel::<Result<(), Problem>>();
-        let (pause, patience) = (Duration::from_millis(1), Duration::from_millis(50));
-        let mount = Mount::watch_with(pause, patience, move || looks.recv().unwrap_or(Ok(()))).unwrap();
+        let (answer, results) = mpsc::channel::<Result<(), Problem>>();
+        let (pause, timeout) = (Duration::from_millis(1), Duration::from_millis(50));
+        let mount = Mount::watch_with(pause, timeout, move || results.recv().unwrap_or(Ok(()))).unwrap();
         assert!(mount.check().is_ok(), "before its time is over");
         eventually("it hangs", || mount.reason() == Some(HANGS));
-        let asked = Instant::now();
+        let began = Instant::now();
         let error = mount.check().unwrap_err();
-        assert!(asked.elapsed() < patience, "{:?}", asked.elapsed());
+        assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
         assert!(is_away(&error), "{error}");
         assert_eq!(error.to_string(), "the file system of files.directory does not answer");
         // The file system answers with an error first, and then without one.

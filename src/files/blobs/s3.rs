@@ -1,4 +1,5 @@
-//! Blobs in an S3 bucket. A sealed piece is one object, named by its place; bytes that are not sealed are gathered.
+//! Blobs in an S3 bucket. A sealed piece is one object, named by its place; the bytes of an open piece are pending parts
+//! of a multipart upload. The methods are described where they are called, in [`super::Blobs`].
 
 use std::io;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ const SIGNED_FOR: Duration = Duration::from_secs(60);
 /// Attempts to complete an upload: a writer that has lost the piece may send its last part at the same time, but not
 /// for long.
 const TRIES: usize = 3;
+
 /// Store of blobs below one prefix of a bucket.
 #[derive(Clone)]
 pub struct S3(Arc<Inner>);
@@ -70,7 +72,7 @@ struct Buffers {
     permits: Arc<Semaphore>,
 }
 
-/// Buffer for one part, until it and the bytes made of it are dropped.
+/// Buffer for one part. Its memory is free again once it and the bytes made from it are dropped.
 pub struct Buffer {
     bytes: Vec<u8>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -78,7 +80,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The bytes of the buffer, which still hold what it was used for before.
+    /// Bytes of the buffer, which still hold the contents of its previous use.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -98,7 +100,7 @@ impl Drop for Buffer {
 }
 
 impl S3 {
-    /// Makes a store without sending a request. Parts are gathered in `scratch`.
+    /// Makes a store without sending a request. Parts that are not full wait in `scratch`.
     ///
     /// # Errors
     /// The settings are invalid for S3.
@@ -139,8 +141,8 @@ impl S3 {
         })))
     }
 
-    /// Directory where parts are gathered before they are sent.
-    pub fn gathered_in(&self) -> &Directory {
+    /// Directory of the parts that are not full yet.
+    pub fn scratch(&self) -> &Directory {
         &self.0.scratch
     }
 
@@ -159,25 +161,25 @@ impl S3 {
         length: u64,
         progress: Option<&WriterState>,
     ) -> io::Result<PartWriter> {
-        let gathered = PendingParts::read(progress)?;
-        let rest = gathered.rest(length)?;
-        let tail = self.tail(&gathered, rest).await?;
-        PartWriter::open(self.clone(), place, length, gathered, tail).await
+        let pending = PendingParts::read(progress)?;
+        let rest = pending.rest(length)?;
+        let tail = self.tail(&pending, rest).await?;
+        PartWriter::open(self.clone(), place, length, pending, tail).await
     }
 
     pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
-        let gathered = PendingParts::read(Some(progress))?;
-        let rest = gathered.rest(length)?;
+        let pending = PendingParts::read(Some(progress))?;
+        let rest = pending.rest(length)?;
         // The piece has been sealed before, or its writer had written more than it could report.
         if length == 0 || self.size(place).await?.is_some_and(|size| size >= length) {
             return Ok(());
         }
-        let tail = self.tail(&gathered, rest).await?;
-        self.put_together(place, length, &gathered, tail).await
+        let tail = self.tail(&pending, rest).await?;
+        self.complete(place, length, &pending, tail).await
     }
 
-    async fn tail(&self, gathered: &PendingParts, rest: u64) -> io::Result<Bytes> {
-        let Some(name) = gathered.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
+    async fn tail(&self, pending: &PendingParts, rest: u64) -> io::Result<Bytes> {
+        let Some(name) = pending.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
         let mut buffer = self.buffer().await;
         buffer.bytes().clear();
         let found = self.0.client.get(&self.key(name)?).await.map_err(failed)?;
@@ -196,15 +198,15 @@ impl S3 {
     }
 
     /// Combines the parts and the rest into one object. S3 checks that each part has the entity tag that we pass.
-    pub async fn put_together(
+    pub async fn complete(
         &self,
         place: &str,
         length: u64,
-        gathered: &PendingParts,
+        pending: &PendingParts,
         rest: Bytes,
     ) -> io::Result<()> {
-        let upload = match &gathered.upload {
-            Some(upload) if !gathered.parts.is_empty() => upload,
+        let upload = match &pending.upload {
+            Some(upload) if !pending.parts.is_empty() => upload,
             upload => {
                 if length > 0 {
                     self.put(place, rest).await?;
@@ -220,7 +222,7 @@ impl S3 {
         loop {
             tries += 1;
             let once = async {
-                let mut parts = gathered.parts.clone();
+                let mut parts = pending.parts.clone();
                 if !rest.is_empty() {
                     parts.push(self.put_part(place, upload, parts.len(), rest.clone()).await?);
                 }
@@ -269,7 +271,8 @@ impl S3 {
         signed.map(Some).map_err(failed)
     }
 
-    /// Validity of a signed URL, which names its own end: it must not exceed that of the credentials that sign it.
+    /// Validity of a signed URL. The URL states its own end, which must not be later than that of the credentials that sign
+    /// it.
     async fn signed_for(&self) -> io::Result<Duration> {
         let left = self.0.chain.left(aws::CREDENTIALS_TIMEOUT).await.map_err(io::Error::other)?;
         Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
@@ -311,11 +314,11 @@ impl S3 {
 
     pub async fn remove(&self, name: &str, progress: Option<&WriterState>) -> io::Result<()> {
         if progress.is_some() {
-            let gathered = PendingParts::read(progress)?;
-            if let Some(upload) = &gathered.upload {
+            let pending = PendingParts::read(progress)?;
+            if let Some(upload) = &pending.upload {
                 self.abort(name, upload).await?;
             }
-            if let Some(tail) = &gathered.tail {
+            if let Some(tail) = &pending.tail {
                 self.delete(tail).await?;
             }
         }

@@ -26,7 +26,7 @@ const WAITS: Duration = Duration::from_secs(3);
 /// refusal.
 const PART_WAITS: Duration = Duration::from_secs(10);
 /// Interval at which a waiting request checks again.
-const LOOKS_EVERY: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Most bytes of a broken-off response that may still have been in buffers between the process and its client.
 const MOST_UNREAD: u64 = 8 << 20;
 /// How long such bytes are not counted as served, and can be requested again.
@@ -83,8 +83,8 @@ async fn promise(mut served: Served) -> Result<Served> {
         match links::promise_bytes(&served.app.writer, served.link, start, end).await? {
             Admission::Granted => break,
             Admission::Later if !left.is_zero() => {
-                sleep(LOOKS_EVERY).await;
-                left = left.saturating_sub(LOOKS_EVERY);
+                sleep(CHECK_INTERVAL).await;
+                left = left.saturating_sub(CHECK_INTERVAL);
             }
             // A 404 would make clients give up.
             Admission::Later if served.by_range => {

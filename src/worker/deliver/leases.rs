@@ -80,7 +80,7 @@ impl ChannelLeases {
                 Some(_) => {}
             }
         };
-        self.in_flight.looked_around(all);
+        self.in_flight.record_round(all);
         Ok(cancelled)
     }
 

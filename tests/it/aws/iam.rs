@@ -238,7 +238,7 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
     let asked = async || ec2.calls("GET /latest/meta-data/iam") > 2;
     let (output, ()) =
         tokio::join!(async { command(&["migrate"], &settings).output().await.unwrap() }, async {
-            eventually("the role is asked for", asked).await;
+            eventually("the role is requested", asked).await;
             let mut world = ec2.world();
             world.role_keys.change(TimeDelta::seconds(60));
             world.role_is_late = false;
@@ -248,7 +248,7 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
     assert!(output.status.success(), "{output:?}");
     let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
 
-    // A service starts despite that.
+    // A service starts although the role is late.
     ec2.world().role_is_late = true;
     let service = Binary::start(&["api"], &settings);
     let mut worker = Binary::start(&["worker"], &settings);
@@ -285,7 +285,7 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
                 .all(|host| host.last().contains(&format!("={}%2F", next.id)))
         })
         .await;
-        assert!(setting.clock.now() < role.end, "the old one was over");
+        assert!(setting.clock.now() < role.end, "the old key had expired");
         role = next;
     }
 
@@ -301,8 +301,10 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
     // stay.
     ec2.world().metadata_outage = Some(Fault::Status(500));
     let told = service.log().len();
-    eventually("it is told", async || service.log()[told..].contains("there is no token for the database: "))
-        .await;
+    eventually("it is reported", async || {
+        service.log()[told..].contains("there is no token for the database: ")
+    })
+    .await;
     assert!(service.log().contains("s left, and there are no others"), "{}", service.log());
     assert_eq!(status("v1/watches").await, 200, "{}", service.log());
     {

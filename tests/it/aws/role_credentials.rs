@@ -46,7 +46,7 @@ async fn an_upload_continues_while_the_keys_of_the_role_change() {
     let api = Api::start(&app, &anna, &on_instance(&metadata, &s3)).await;
     let used = |id: &str| seen.lock().unwrap().iter().any(|signed| signed.key == id);
 
-    // Uploads a part for each new key, and pieces until that key is used.
+    // For each new key, pieces are uploaded until a request is signed with it.
     let whole = bytes(40 * MIB);
     let path = api.create(whole.len()).await;
     let mut at = 0;
@@ -85,7 +85,7 @@ async fn an_upload_continues_while_the_keys_of_the_role_change() {
     for pair in keys.windows(2) {
         // The last key may not have been needed any more.
         let Some(first) = seen.iter().find(|signed| signed.key == pair[1].id) else { continue };
-        assert!(first.at < pair[0].end, "{} was used when {} was over", pair[1].id, pair[0].id);
+        assert!(first.at < pair[0].end, "{} was first used after {} had expired", pair[1].id, pair[0].id);
     }
     assert!(keys[..3].iter().all(|key| seen.iter().any(|signed| signed.key == key.id)));
 }

@@ -125,7 +125,7 @@ pub async fn announce(
 ///
 /// # Errors
 /// Those of [`files::create_final`].
-pub async fn put_together(
+pub async fn begin_concatenation(
     app: &App,
     caller: &Caller,
     announced: &Announced,
@@ -208,8 +208,8 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
     app.files.uploads.take_over(id).await?;
     let began = Instant::now();
     loop {
-        let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
-        let silent_since = app.clock.now() - patience;
+        let allowed_silence = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
+        let silent_since = app.clock.now() - allowed_silence;
         if writing::take_from_silent(&app.writer, id, silent_since).await? == UploadActivity::Resting {
             return files::find_file(&app.writer, account, id, app.clock.now()).await;
         }

@@ -263,7 +263,7 @@ impl UploadTask {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let mut looked_at = 0;
+        let mut checked_at = 0;
         loop {
             tokio::select! {
                 biased;
@@ -281,8 +281,8 @@ impl UploadTask {
                 },
                 _ = record.tick() => self.record_if_ripe().await?,
             }
-            if self.arrived - looked_at >= RECORD_EVERY_BYTES {
-                looked_at = self.arrived;
+            if self.arrived - checked_at >= RECORD_EVERY_BYTES {
+                checked_at = self.arrived;
                 if let Err(error) = check_free(&self.app, 0).await {
                     return Ok(End::Broken(error.into()));
                 }

@@ -6,8 +6,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{
-    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce, byte_count,
-    end_writing, header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
+    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce,
+    begin_concatenation, byte_count, end_writing, header, header_text, keep_until, metadata, receive, remove,
+    wrong,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -91,7 +92,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             keep_until: keep_until(params, app.clock.now())?,
         };
         if let (Some(Concat::Final(parts)), Some(upload_concat)) = (&concat, &upload_concat) {
-            let file = put_together(app, caller, &announced, parts, upload_concat).await?;
+            let file = begin_concatenation(app, caller, &announced, parts, upload_concat).await?;
             return created(&file, None);
         }
         let brings_bytes = media_type(&headers).as_deref() == Some(BYTES);
