@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_options_are_reported_before_anything_is_read() {
+    fn invalid_options_are_reported_before_anything_is_read() {
         assert!(matches!(meaning("{}"), Ok(Meaning::Fields(_))));
         assert!(matches!(
             meaning(r#"{"columns": {"sku": "ID"}, "constants": {"store": "Steam"}}"#),

@@ -126,7 +126,7 @@ async fn headers_of_a_load_balancer_are_ignored_from_other_clients() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(keys.asked(), 0);
+    assert_eq!(keys.requests(), 0);
 }
 
 /// Makes one resource of each kind that an account can own; returns its path, its id, and a valid body for a write.

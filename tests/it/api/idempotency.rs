@@ -301,23 +301,26 @@ async fn many_refusals_are_reported_and_kept_within_limits() {
         request.header("content-type", "application/x-ndjson").body(body).send()
     };
     let first = send("many", lines.clone()).await.unwrap();
-    let told: Value = serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
-    let rejected = told["rejected"].as_array().unwrap();
-    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(1), &json!(10_000)));
+    let answered: Value = serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
+    let rejected = answered["rejected"].as_array().unwrap();
+    assert_eq!((&answered["accepted"], &answered["rejected_count"]), (&json!(1), &json!(10_000)));
     assert!((100..=1_000).contains(&rejected.len()), "{}", rejected.len());
-    assert!(told.to_string().len() < (256 << 10) + 1_000, "{}", told.to_string().len());
+    assert!(answered.to_string().len() < (256 << 10) + 1_000, "{}", answered.to_string().len());
     assert_eq!(rejected.last().unwrap()["index"], rejected.len(), "the first ones");
-    assert_eq!(told["detail"], Value::Null);
+    assert_eq!(answered["detail"], Value::Null);
 
     let again = send("many", lines).await.unwrap();
     assert_eq!(
         (again.status().as_u16(), &again.headers()["idempotency-replayed"]),
         (202, &"true".parse().unwrap())
     );
-    assert_eq!(again.headers()["location"], format!("/v1/batches/{}", told["batch_id"].as_str().unwrap()));
+    assert_eq!(
+        again.headers()["location"],
+        format!("/v1/batches/{}", answered["batch_id"].as_str().unwrap())
+    );
     let again: Value = again.json().await.unwrap();
     for field in ["batch_id", "accepted", "rejected_count"] {
-        assert_eq!(again[field], told[field], "{field}");
+        assert_eq!(again[field], answered[field], "{field}");
     }
     assert_eq!(again["rejected"], json!([]));
     assert!(again["detail"].as_str().unwrap().contains("only their counts were kept"), "{again}");
@@ -334,8 +337,8 @@ async fn many_refusals_are_reported_and_kept_within_limits() {
         let request = app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", "json");
         request.json(&body).send()
     };
-    let told: Value = json(1).await.unwrap().json().await.unwrap();
-    assert!(told["rejected"].as_array().unwrap().len() < 1_000 && told["rejected_count"] == 1_000);
+    let answered: Value = json(1).await.unwrap().json().await.unwrap();
+    assert!(answered["rejected"].as_array().unwrap().len() < 1_000 && answered["rejected_count"] == 1_000);
     let again: Value = json(2).await.unwrap().json().await.unwrap();
     assert_eq!((&again["rejected_count"], &again["rejected"]), (&json!(1_000), &json!([])));
     assert!(count(&app, kept).await < 3 * (64 << 10));

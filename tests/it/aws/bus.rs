@@ -167,7 +167,7 @@ async fn a_report_too_large_for_a_message_becomes_several_in_chronological_order
     let shop = app.user("shop", SHOP).await;
     let mut state = 7;
     // Each of 1000 offers goes on sale and off again; reported in a shuffled order, 4 MiB that hardly compress.
-    let mut told: Vec<Value> = (0..3000_usize)
+    let mut reported: Vec<Value> = (0..3000_usize)
         .map(|at| {
             let (offer, turn) = (at * 7 % 1000, at / 1000);
             let (price, day) = [("20.00", 3), ("9.99", 2), ("20.00", 1)][turn];
@@ -176,8 +176,8 @@ async fn a_report_too_large_for_a_message_becomes_several_in_chronological_order
             line
         })
         .collect();
-    let last = told.split_off(2990);
-    let answer = taken(post(&app, &shop, NDJSON, None, lines(told.into_iter())).await).await;
+    let last = reported.split_off(2990);
+    let answer = taken(post(&app, &shop, NDJSON, None, lines(reported.into_iter())).await).await;
     assert_eq!((&answer["accepted"], &answer["rejected_count"]), (&json!(2990), &json!(0)));
     let small = app.report(&shop, json!(last)).await;
     app.record_all().await;

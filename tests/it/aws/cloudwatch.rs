@@ -249,7 +249,7 @@ async fn a_line_is_a_message_of_the_journal_and_there_is_nothing_else_in_it() {
             let entries = journal.of("salebell::emf").into_iter();
             entries.filter(|entry| entry["SYSLOG_PID"] == id).collect::<Vec<_>>()
         };
-        eventually("it tells what stands just now", async || !of_process().is_empty()).await;
+        eventually("it reports the current state", async || !of_process().is_empty()).await;
         process.signal(Signal::SIGTERM);
         assert_eq!(process.exit_code().await, Some(0), "{}", process.log());
         for entry in of_process() {
@@ -323,7 +323,7 @@ async fn the_queues_are_polled_at_an_interval_however_often_metrics_are_requeste
     .await
     .unwrap();
     let found = async || scrape(&api).await.contains("\nbus_dead_messages 1\n");
-    eventually("it is looked at again", found).await;
+    eventually("it is polled again", found).await;
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
 }
 

@@ -183,8 +183,8 @@ async fn tokens_that_rds_would_refuse_are_refused() {
         let error = log_in(token.expose_secret(), PgSslMode::Require).await.unwrap_err();
         let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         assert_eq!(code.as_deref(), Some("28000"), "{error}");
-        let told = setting.writer.seen().refused.pop().unwrap();
-        assert!(told.contains(&reason), "{told}, not {reason}");
+        let reported = setting.writer.seen().refused.pop().unwrap();
+        assert!(reported.contains(&reason), "{reported}, not {reason}");
     }
     let token = make_token(("localhost", port), "app", REGION, &key, now).unwrap();
     log_in(token.expose_secret(), PgSslMode::Require).await.unwrap();
@@ -235,10 +235,10 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
 
     // The role appears a moment after the command has started.
     ec2.world().role_is_late = true;
-    let asked = async || ec2.calls("GET /latest/meta-data/iam") > 2;
+    let requested = async || ec2.calls("GET /latest/meta-data/iam") > 2;
     let (output, ()) =
         tokio::join!(async { command(&["migrate"], &settings).output().await.unwrap() }, async {
-            eventually("the role is requested", asked).await;
+            eventually("the role is requested", requested).await;
             let mut world = ec2.world();
             world.role_keys.change(TimeDelta::seconds(60));
             world.role_is_late = false;
@@ -255,8 +255,8 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
     let url = service.url().await;
     let client = Client::builder().no_proxy().build().unwrap();
     let status = async |path: &str| {
-        let asked = client.get(format!("{url}/{path}")).bearer_auth(&key).send().await;
-        asked.unwrap().status().as_u16()
+        let requested = client.get(format!("{url}/{path}")).bearer_auth(&key).send().await;
+        requested.unwrap().status().as_u16()
     };
     service.logged("there are no credentials of AWS").await;
     assert_eq!(status("readyz").await, 503);
@@ -300,9 +300,9 @@ async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_a
     // The metadata service is unavailable until the key has expired: then new log-ins fail, while existing connections
     // stay.
     ec2.world().metadata_outage = Some(Fault::Status(500));
-    let told = service.log().len();
+    let reported = service.log().len();
     eventually("it is reported", async || {
-        service.log()[told..].contains("there is no token for the database: ")
+        service.log()[reported..].contains("there is no token for the database: ")
     })
     .await;
     assert!(service.log().contains("s left, and there are no others"), "{}", service.log());

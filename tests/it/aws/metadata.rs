@@ -77,7 +77,7 @@ async fn a_request_that_fails_for_a_while_is_retried() {
     assert_eq!(metadata.identity().await.unwrap().instance_id, "i-1");
     // A tag that becomes available late.
     let late = async {
-        eventually("it is asked for", async || {
+        eventually("it is requested", async || {
             ec2.world().requests.iter().filter(|request| request.ends_with("/Late")).count() >= 2
         })
         .await;
@@ -106,8 +106,8 @@ async fn a_request_that_never_succeeds_is_given_up_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 
     // Nothing listens on port 1.
-    let nobody = Metadata::at("http://127.0.0.1:1").unwrap().with_attempts(2);
-    let text = nobody.identity().await.unwrap_err().to_string();
+    let silent = Metadata::at("http://127.0.0.1:1").unwrap().with_attempts(2);
+    let text = silent.identity().await.unwrap_err().to_string();
     assert!(text.contains("refused"), "{text}");
 }
 

@@ -106,13 +106,13 @@ async fn requests_made_before_the_role_exists_wait_for_it() {
         let report = json!({"observations": [
             {"store": "Steam", "sku": "a", "price": "9.99", "currency": "EUR"}]});
         let report = app.client.post(api.url_for("/v1/prices")).bearer_auth(&shop.token).json(&report);
-        let asked = async || {
+        let requested = async || {
             let requests = ec2.world().requests.clone();
             requests.iter().filter(|request| request.contains("/latest/")).count() > 4
         };
         let (uploaded, reported, ()) =
             tokio::join!(sent(api.patch(&path, 0, bytes(6 * MIB))), sent(report), async {
-                eventually(what, asked).await;
+                eventually(what, requested).await;
                 let mut world = ec2.world();
                 world.role_is_late = false;
                 world.metadata_outage = None;

@@ -199,6 +199,6 @@ async fn an_invalid_query_of_history_is_refused() {
         let refused = answer(app.get(&format!("{game}/prices?{query}"))).await;
         assert_eq!((refused.status.as_u16(), refused.pointers()), (400, vec![parameter]), "{query}");
     }
-    let nobody = uuid::Uuid::now_v7();
-    assert_eq!(answer(app.get(&format!("/v1/games/{nobody}/prices"))).await.status, 404);
+    let unknown = uuid::Uuid::now_v7();
+    assert_eq!(answer(app.get(&format!("/v1/games/{unknown}/prices"))).await.status, 404);
 }

@@ -272,8 +272,8 @@ async fn the_first_start_says_what_runs_where_and_little_else() {
     let (metrics, why) = metrics.split_once(' ').unwrap();
     assert_eq!(why, "(another program listens on port 9100)");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let told = client.get(metrics).send().await.unwrap().text().await.unwrap();
-    assert!(told.contains("http_requests_total"), "{told}");
+    let text = client.get(metrics).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("http_requests_total"), "{text}");
     assert!(line("token ").starts_with('/') && line("program ").starts_with('/'), "{}", dev.said);
 
     // The log continues from there.
@@ -347,7 +347,7 @@ async fn the_other_commands_find_the_dev_of_their_folder_and_no_other() {
         let expected = format!("(process {}) is not running any more", dev.process.id());
         assert!(!success && printed.contains(&expected), "{arguments:?}: {printed}");
     }
-    assert!(stranger.accept().is_err(), "somebody came");
+    assert!(stranger.accept().is_err(), "a connection was made");
     drop(stranger);
 
     // A process that exits normally leaves no file.

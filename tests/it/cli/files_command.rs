@@ -184,19 +184,19 @@ async fn serve(router: Router) -> String {
 #[tokio::test]
 async fn the_token_is_not_sent_to_the_store_of_the_bytes() {
     let whole = bytes(3_000_000);
-    let heard: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
-    let (content, asked) = (whole.clone(), heard.clone());
+    let received: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+    let (content, requests) = (whole.clone(), received.clone());
     let store = serve(Router::new().route(
         "/bucket/key",
         get(async move |headers: HeaderMap| {
             let range = headers["range"].to_str().unwrap().strip_prefix("bytes=").unwrap().to_owned();
-            asked.lock().unwrap().push(headers);
+            requests.lock().unwrap().push(headers);
             let (first, last) = range.split_once('-').unwrap();
             let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-            let told = format!("bytes {first}-{last}/{}", content.len());
+            let content_range = format!("bytes {first}-{last}/{}", content.len());
             (
                 StatusCode::PARTIAL_CONTENT,
-                [("content-range", told), ("etag", "\"md5\"".to_owned())],
+                [("content-range", content_range), ("etag", "\"md5\"".to_owned())],
                 content.slice(first..=last),
             )
         }),
@@ -217,10 +217,10 @@ async fn the_token_is_not_sent_to_the_store_of_the_bytes() {
     let shell = Shell::new(&api, &User { account: AccountId::now_v7(), token: "sbk_secret".to_owned() });
     shell.out(&["get", &id, "--parts", "3"]).await;
     assert_eq!(shell.read("a.bin"), whole);
-    let heard = heard.lock().unwrap();
-    assert_eq!(heard.len(), 3);
+    let received = received.lock().unwrap();
+    assert_eq!(received.len(), 3);
     assert!(
-        heard
+        received
             .iter()
             .all(|headers| !headers.contains_key("authorization") && !headers.contains_key("if-range"))
     );

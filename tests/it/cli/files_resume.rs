@@ -32,8 +32,8 @@ async fn stored(app: &TestApp, user: &User) -> u64 {
     let mut sum = 0;
     for file in files["items"].as_array().unwrap() {
         // Queried individually, a file also reports an upload in progress.
-        let looked = app.see(user, &format!("/v1/files/{}", id(file))).await;
-        sum += looked["offset"].as_u64().unwrap();
+        let file = app.see(user, &format!("/v1/files/{}", id(file))).await;
+        sum += file["offset"].as_u64().unwrap();
     }
     sum
 }

@@ -185,12 +185,12 @@ async fn every_one_of_many_refused_lines_is_reported() {
     let offers = "select count(*) from offers o where o.amount = 100
         and (select count(*) from price_history h where h.offer_id = o.id) = 1";
     assert_eq!(sqlx::query_scalar::<_, i64>(offers).fetch_one(&app.state.writer).await.unwrap(), 500);
-    let told: Vec<u64> = std::fs::read_to_string(&rejects)
+    let reported: Vec<u64> = std::fs::read_to_string(&rejects)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap())
         .collect();
-    assert_eq!(told, (2..3_502).filter(|line| line % 7 != 0).collect::<Vec<u64>>());
+    assert_eq!(reported, (2..3_502).filter(|line| line % 7 != 0).collect::<Vec<u64>>());
 }
 
 #[tokio::test]

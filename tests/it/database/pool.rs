@@ -18,8 +18,8 @@ const BURST: usize = 128;
 
 /// Statuses of a burst of concurrent reads.
 async fn burst(app: &TestApp) -> Vec<u16> {
-    let asked = (0..BURST).map(|_| async { app.get("/v1/games").send().await.unwrap().status().as_u16() });
-    join_all(asked).await
+    let requests = (0..BURST).map(|_| async { app.get("/v1/games").send().await.unwrap().status().as_u16() });
+    join_all(requests).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +37,7 @@ async fn a_connection_attempt_outlives_the_client_that_it_was_started_for() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
     proxy.delay_log_ins(Duration::from_secs(2));
     let hasty = (0..20).map(|_| app.get("/v1/games").timeout(Duration::from_millis(300)).send());
-    assert!(join_all(hasty).await.iter().all(Result::is_err), "nobody waits for his answer");
+    assert!(join_all(hasty).await.iter().all(Result::is_err), "no client waits for its response");
     eventually("the pool reaches its size", async || app.state.writer.size() == 10).await;
     assert_eq!(app.state.writer.num_idle(), 10);
     let begun = Instant::now();

@@ -141,7 +141,7 @@ async fn a_failing_delivery_is_tried_by_the_schedule_and_then_dead() {
 #[tokio::test]
 async fn a_receiver_may_delay_the_next_try_by_up_to_a_day_beyond_the_plan() {
     const DAY: f64 = 24.0 * 3600.0;
-    for (asked, least, most) in [
+    for (retry_after, least, most) in [
         ("Retry-After: 1\r\n", 4.0, 6.0),
         ("Retry-After: 7\r\n", 7.0, 7.0),
         ("Retry-After: 45\r\n", 45.0, 45.0),
@@ -157,7 +157,7 @@ async fn a_receiver_may_delay_the_next_try_by_up_to_a_day_beyond_the_plan() {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &[]).await;
         let sink = Sink::start().await;
-        sink.on("/", Behaviour::Answer(503, asked, ""));
+        sink.on("/", Behaviour::Answer(503, retry_after, ""));
         let hook = app.hook(&anna, &sink.url("/")).await;
         let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
         assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
@@ -167,7 +167,10 @@ async fn a_receiver_may_delay_the_next_try_by_up_to_a_day_beyond_the_plan() {
         let tried = time(&delivery["attempts"][0]["attempted_at"]);
         let next = time(&delivery["next_attempt_at"]);
         let (longest, shortest) = ((next - tried).as_seconds_f64(), (next - recorded).as_seconds_f64());
-        assert!(longest >= least && shortest <= most, "{asked:?} made it wait for {shortest} to {longest} s");
+        assert!(
+            longest >= least && shortest <= most,
+            "{retry_after:?} made it wait for {shortest} to {longest} s"
+        );
     }
 }
 

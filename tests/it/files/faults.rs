@@ -68,15 +68,15 @@ async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     }
     is_full(sending.await.unwrap().expect("an answer")).await;
     drop(feed);
-    let told = api.offset(&path).await.unwrap();
-    assert!((3 * MIB..8 * MIB).contains(&told), "{told}");
+    let acknowledged = api.offset(&path).await.unwrap();
+    assert!((3 * MIB..8 * MIB).contains(&acknowledged), "{acknowledged}");
     if store == Store::Directory {
         // Bytes that cannot be acknowledged occupy no space.
         let place: String = sqlx::query_scalar("select place from file_pieces order by file_id desc limit 1")
             .fetch_one(&app.state.writer)
             .await
             .unwrap();
-        assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), told as u64);
+        assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), acknowledged as u64);
     }
 
     // No new upload starts, and existing files are served. The bytes buffered for S3 have released their space.
@@ -84,7 +84,7 @@ async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     fill(&mut file);
     is_full(put(bytes(100_000)).await).await;
     is_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
-    is_full(sent(api.patch(&path, told, whole.slice(told..))).await).await;
+    is_full(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await).await;
     let (feed, body) = fed();
     let chunked = app.client.put(api.url_for("/v1/files/b")).bearer_auth(&anna.token).body(body);
     feed.send(Ok(bytes(MIB))).unwrap();
@@ -93,11 +93,11 @@ async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     is_full(answer).await;
     drop(feed);
     assert_eq!(get(&kept_at).await, kept);
-    assert_eq!(api.offset(&path).await, Some(told));
+    assert_eq!(api.offset(&path).await, Some(acknowledged));
 
     std::fs::remove_file(&filler).unwrap();
     drop(file);
-    assert_eq!(sent(api.patch(&path, told, whole.slice(told..))).await.status(), 204);
+    assert_eq!(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
     assert!(get(&format!("{path}/content")).await == whole, "the bytes are others");
     assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
@@ -138,7 +138,7 @@ async fn a_slow_client_is_spared_and_one_that_hardly_sends_is_cut_off() {
     let (honest, cut) =
         tokio::join!(trickle(slow_stream, 20, pause, 800), trickle(hardly_stream, 2, pause, 800));
     assert!(honest.0.starts_with("HTTP/1.1 204 "), "{honest:?}");
-    assert!(began.elapsed() > Duration::from_secs(9), "it was looked at three times");
+    assert!(began.elapsed() > Duration::from_secs(9), "it was checked three times");
     assert_eq!(app.see(&anna, &slow).await["sha256"], hex(&bytes(800)));
     assert!(cut.0.starts_with("HTTP/1.1 408 ") && cut.0.contains("too slowly"), "{cut:?}");
     assert!((24..100).contains(&cut.1), "{cut:?}");
@@ -188,8 +188,8 @@ async fn many_slow_clients_keep_no_other_from_uploading() {
             sent(patch(&app, &user, path, 0, bytes(1))).await
         };
         // Other requests are not delayed, and the client gets the reason.
-        let told = async { while refused().await.status() != 429 {} };
-        tokio::time::timeout(Duration::from_secs(2), told).await.expect("its limit is reached");
+        let refusal = async { while refused().await.status() != 429 {} };
+        tokio::time::timeout(Duration::from_secs(2), refusal).await.expect("its limit is reached");
         let began = Instant::now();
         assert_eq!((upload(&ben).await, upload(&clara).await), (204, 204));
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());

@@ -38,24 +38,27 @@ async fn an_api_killed_during_an_upload_keeps_the_acknowledged_bytes(store: Stor
     let whole = bytes(24 << 20);
     let mut api = Api::start(&app, &anna, &[]).await;
     let path = api.create(whole.len()).await;
-    let (mut told, mut sent) = (0, 0);
+    let (mut acknowledged, mut sent) = (0, 0);
     for round in 0..5 {
         let at = api.offset(&path).await.unwrap();
-        assert!(told <= at && at <= sent.max(told), "{told} were told, {sent} sent, and now it is {at}");
+        assert!(
+            acknowledged <= at && at <= sent.max(acknowledged),
+            "{acknowledged} were acknowledged, {sent} sent, and now it is {at}"
+        );
         let mut stream = api.begin_patch(&path, at, whole.len() - at).await;
         // Time to live after the last progress; at the end there is no more progress to report.
         let dies_after = Duration::from_millis(any("dies after ms", 500));
         let dead = CancellationToken::new();
-        (told, sent) = (at, at);
-        let asks = async {
+        (acknowledged, sent) = (at, at);
+        let reads = async {
             // An observer polls all the time: every offset reported must exist afterwards.
             let began = Instant::now();
-            while told == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
-                told = api.stored(&path).await;
+            while acknowledged == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
+                acknowledged = api.stored(&path).await;
             }
             let dies_at = Instant::now() + dies_after;
             while Instant::now() < dies_at {
-                told = told.max(api.stored(&path).await);
+                acknowledged = acknowledged.max(api.stored(&path).await);
             }
             dead.cancel();
         };
@@ -68,13 +71,16 @@ async fn an_api_killed_during_an_upload_keeps_the_acknowledged_bytes(store: Stor
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
         };
-        tokio::join!(asks, sends);
-        assert!(told > at || at == whole.len(), "nothing was told in round {round}");
+        tokio::join!(reads, sends);
+        assert!(acknowledged > at || at == whole.len(), "nothing was acknowledged in round {round}");
         api.kill().await;
         api = Api::start(&app, &anna, &[]).await;
     }
     let at = api.offset(&path).await.unwrap();
-    assert!(told <= at && at <= sent, "{told} were told, {sent} sent, and now it is {at}");
+    assert!(
+        acknowledged <= at && at <= sent,
+        "{acknowledged} were acknowledged, {sent} sent, and now it is {at}"
+    );
     assert_eq!(api.patch(&path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
     is_whole(&app, &anna, &path, &whole).await;
 }

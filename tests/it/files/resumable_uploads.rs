@@ -90,14 +90,14 @@ async fn features_and_limits_are_announced_in_advance() {
         assert_eq!(header(&options, "upload-limit"), "max-size=6442450944, max-age=86400");
         assert!(header(&options, "accept-patch").contains("application/partial-upload"));
     }
-    let look = sent(draft.request(Method::GET, &path)).await;
+    let shown = sent(draft.request(Method::GET, &path)).await;
     assert_eq!(
-        ["upload-offset", "upload-complete", "upload-length"].map(|name| header(&look, name)),
+        ["upload-offset", "upload-complete", "upload-length"].map(|name| header(&shown, name)),
         ["0", "?0", "10"]
     );
-    assert_eq!(header(&look, "cache-control"), "no-store");
+    assert_eq!(header(&shown, "cache-control"), "no-store");
     // An upload that receives nothing expires after a day; a complete file expires only at its own time.
-    assert_eq!(max_age(&look), 86_400);
+    assert_eq!(max_age(&shown), 86_400);
     let short = sent(draft.request(Method::POST, "/v1/files?expires_in=60").header("upload-complete", "?0"));
     assert_eq!(max_age(&short.await), 60);
     let whole = sent(draft.append(&path, 0, "?1", bytes(10))).await;
@@ -402,8 +402,8 @@ async fn a_file_above_the_limit_is_too_large_however_much_space_is_free() {
     let deferred = tus(&draft.app, &draft.anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
     let path = header(&sent(deferred).await, "location").to_owned();
     let full = TestApp::builder().beside(&draft.app).settings(&settings).spawn().await;
-    let told =
+    let announcing =
         |length: usize| patch(&full, &draft.anna, &path, 0, Bytes::new()).header("upload-length", length);
-    assert_eq!(sent(told(1001)).await.status(), 413);
-    assert_eq!(sent(told(1000)).await.status(), 507);
+    assert_eq!(sent(announcing(1001)).await.status(), 413);
+    assert_eq!(sent(announcing(1000)).await.status(), 507);
 }

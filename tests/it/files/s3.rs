@@ -91,10 +91,12 @@ async fn a_broken_connection_keeps_parts_and_tail() {
         stream.write_all(&whole[at..end]).await.unwrap();
         stream.shutdown().await.unwrap();
         drop(stream);
-        let told = async {
+        let acknowledged = async {
             eventually("stored", async || stored(&app, &anna, &path).await >= end).await;
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.expect("all that arrived is told");
+        tokio::time::timeout(Duration::from_secs(20), acknowledged)
+            .await
+            .expect("all received bytes are acknowledged");
     }
     let rest = whole.slice(12 * MIB..);
     assert_eq!(sent(patch(&app, &anna, &path, 12 * MIB, rest)).await.status(), 204);
@@ -122,7 +124,7 @@ async fn a_writer_that_is_overtaken_within_a_part_damages_nothing() {
     drop(feed);
     assert!(
         matches!(first.await.unwrap().status().as_u16(), 409 | 204),
-        "nobody told it that it was overtaken"
+        "it was not informed that it was overtaken"
     );
     // The second writer disappears, and the third completes the object.
     drop(feed_other);

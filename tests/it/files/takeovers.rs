@@ -127,7 +127,7 @@ async fn reading_a_file_ends_no_upload_of_it() {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(60))).unwrap();
-    eventually("it is told what has come", async || stored(&app, &anna, &path).await == 60).await;
+    eventually("the received bytes are reported", async || stored(&app, &anna, &path).await == 60).await;
     for listed in [path.as_str(), "/v1/files"] {
         app.see(&anna, listed).await;
     }

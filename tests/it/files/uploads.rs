@@ -197,7 +197,11 @@ async fn invalid_requests_are_refused_as_tus_specifies(store: Store) {
     feed.send(Ok(bytes(60))).unwrap();
     feed.send(Ok(bytes(60))).unwrap();
     drop(feed);
-    assert_eq!(sent(patch(&app, &anna, &path, 0, body)).await.status(), 413, "without a length told before");
+    assert_eq!(
+        sent(patch(&app, &anna, &path, 0, body)).await.status(),
+        413,
+        "without a length announced before"
+    );
     let kept = offset(&app, &anna, &path).await;
     assert!(kept <= 100, "{kept}");
 
@@ -255,15 +259,15 @@ async fn a_broken_connection_keeps_the_received_bytes(store: Store) {
         stream.write_all(&whole[at..end]).await.unwrap();
         stream.shutdown().await.unwrap();
         drop(stream);
-        let mut told = 0;
+        let mut reported = 0;
         for _ in 0..500 {
-            told = stored(&app, &anna, &path).await;
-            if told == end {
+            reported = stored(&app, &anna, &path).await;
+            if reported == end {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        assert_eq!(told, end);
+        assert_eq!(reported, end);
     }
     assert_eq!(sent(patch(&app, &anna, &path, 700_001, whole.slice(700_001..))).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
@@ -278,11 +282,11 @@ async fn the_offset_counts_bytes_in_flight_and_a_second_request_takes_over(store
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..200_000))).unwrap();
     // The connection is open and idle. What has arrived is still reported.
-    let mut told = 0;
-    while told < 200_000 {
-        told = stored(&app, &anna, &path).await;
+    let mut reported = 0;
+    while reported < 200_000 {
+        reported = stored(&app, &anna, &path).await;
     }
-    assert_eq!(told, 200_000);
+    assert_eq!(reported, 200_000);
     let second = sent(patch(&app, &anna, &path, 200_000, whole.slice(200_000..))).await;
     assert_eq!(second.status(), 204);
     assert_eq!(first.await.unwrap().status(), 409);
@@ -363,8 +367,8 @@ async fn lengths_may_follow_later_and_files_are_concatenated(store: Store) {
     assert_eq!((header(&head, "upload-defer-length"), header(&head, "upload-length")), ("1", ""));
     let too_short = patch(&app, &anna, &path, 100, "").header("upload-length", 99);
     assert_eq!(sent(too_short).await.status(), 422);
-    let told = patch(&app, &anna, &path, 100, whole.slice(100..)).header("upload-length", whole.len());
-    assert_eq!(sent(told).await.status(), 204);
+    let announcing = patch(&app, &anna, &path, 100, whole.slice(100..)).header("upload-length", whole.len());
+    assert_eq!(sent(announcing).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 
     let empty = create(&app, &anna, 0).await;

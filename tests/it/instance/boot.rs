@@ -246,10 +246,10 @@ async fn an_unknown_parameter_stops_only_the_check() {
     assert!(machine.check_config().await.0);
     // As on a laptop: no metadata are requested.
     machine.environment.put("log/colour", "secret:").await;
-    let asked = machine.ec2.world().requests.len();
+    let before = machine.ec2.world().requests.len();
     let check = machine.boot_with(&elsewhere, &machine.environment.settings()).await;
     assert!(!check.success);
-    assert_eq!(machine.ec2.world().requests.len(), asked);
+    assert_eq!(machine.ec2.world().requests.len(), before);
 }
 
 #[tokio::test]
@@ -348,8 +348,8 @@ async fn a_missing_permission_is_one_line() {
         environment.fail_always(operation, Some(Fault::Refuse("AccessDeniedException", message)));
         let boot = machine.boot().await;
         environment.fail_always(operation, None);
-        let told = format!("a permission is missing: {role} needs {action} on {resource} (because");
-        assert!(!boot.success && boot.errors.contains(&told), "{}", boot.errors);
+        let expected = format!("a permission is missing: {role} needs {action} on {resource} (because");
+        assert!(!boot.success && boot.errors.contains(&expected), "{}", boot.errors);
         assert_eq!(boot.errors.trim_end().lines().count(), 2, "{}", boot.errors);
     }
     let message = "Access to KMS is not allowed".to_owned();
@@ -363,8 +363,10 @@ async fn a_late_role_is_waited_for_and_a_missing_one_is_reported() {
     let machine = Machine::complete().await;
     machine.ec2.world().role_is_late = true;
     let (boot, ()) = tokio::join!(machine.boot(), async {
-        eventually("it asks again and again", async || machine.ec2.calls("GET /latest/meta-data/iam") > 2)
-            .await;
+        eventually("it requests the role again and again", async || {
+            machine.ec2.calls("GET /latest/meta-data/iam") > 2
+        })
+        .await;
         machine.ec2.world().role_is_late = false;
     });
     assert!(boot.success, "{}", boot.errors);

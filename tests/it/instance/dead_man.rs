@@ -125,7 +125,8 @@ async fn only_the_load_balancer_arms_it() {
         forged.header("x-forwarded-for", "192.0.2.1").send().await.unwrap();
     }
     off.check(&app).await;
-    eventually("it looks", async || unarmed.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
+    eventually("it checks", async || unarmed.metric(&app, "salebell_dead_man_armed").await == Some(0.0))
+        .await;
     armed.check(&app).await;
     eventually("it is armed", async || armed.metric(&app, "salebell_dead_man_armed").await == Some(1.0))
         .await;
@@ -171,7 +172,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_is_unavailable
     let (proxy, url) = Proxy::before(&app.database).await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", &url)]).await;
     let goes_on = async |member: &Member, times: usize| {
-        eventually("it stays and tells why", async || {
+        eventually("it stays and reports why", async || {
             member.api.log().matches("and this instance goes on: ").count() >= times
         })
         .await;
@@ -207,7 +208,7 @@ async fn a_process_that_was_stopped_for_a_while_continues() {
     eventually("longer than it would bear", async || stopped.elapsed() > Duration::from_secs(9)).await;
     member.api.signal(Signal::SIGCONT);
     // It has checked since, and counted all that time as two seconds.
-    eventually("it has looked since", async || {
+    eventually("it has checked since", async || {
         member.metric(&app, "salebell_dead_man_silence_seconds").await.is_some_and(|silence| silence >= 1.5)
     })
     .await;
@@ -228,7 +229,7 @@ async fn health_checks_over_grpc_arm_it_and_keep_it_quiet() {
     let mut other = Client::start(&grpc);
     assert_eq!(other.check("").await, "SERVING");
     let silence = async |member: &Member| member.metric(&app, "salebell_dead_man_silence_seconds").await;
-    eventually("it looks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
+    eventually("it checks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
     // grpcio appends its own name.
     let mut load_balancer = Client::start_as(&grpc, Some("ELB-HealthChecker/2.0"));
     assert_eq!(load_balancer.check("").await, "SERVING");

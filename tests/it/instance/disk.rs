@@ -97,7 +97,7 @@ async fn an_instance_whose_disk_stays_full_requests_its_replacement_and_serves_u
     member.is_ready(&app).await;
     // 6 MiB are enough, and the metric reports the free space.
     member.fill(10);
-    eventually("it looks", async || {
+    eventually("it checks", async || {
         member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 6287360"]
     })
     .await;
@@ -117,12 +117,12 @@ async fn an_instance_whose_disk_stays_full_requests_its_replacement_and_serves_u
         assert_eq!(answer.status(), 200, "{path}");
     }
     // Logged only once.
-    let looks = Instant::now();
-    eventually("some more looks", async || looks.elapsed() > Duration::from_secs(5)).await;
+    let began = Instant::now();
+    eventually("some more checks", async || began.elapsed() > Duration::from_secs(5)).await;
     assert_eq!(ec2.calls("SetInstanceHealth"), 1);
     assert!(member.api.is_running());
-    let told = r#"salebell_disk_replacements_total{outcome="replaced"} 1"#;
-    assert_eq!(member.metrics(&app, "salebell_disk_replacements_total").await, [told]);
+    let expected = r#"salebell_disk_replacements_total{outcome="replaced"} 1"#;
+    assert_eq!(member.metrics(&app, "salebell_disk_replacements_total").await, [expected]);
     member.empty();
     member.is_ready(&app).await;
 }
@@ -163,7 +163,7 @@ async fn a_disk_that_is_full_for_a_moment_does_not_count() {
         .await;
         assert_eq!(member.complaint(&app).await, None);
         member.empty();
-        eventually("it looks again", async || {
+        eventually("it checks again", async || {
             member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 16773120"]
         })
         .await;
@@ -199,7 +199,7 @@ async fn an_instance_that_never_had_free_space_is_not_put_into_service() {
     let (app, ec2) = group().await;
     let more = [("SALEBELL_INSTANCE__MIN_FREE_BYTES", "17000000"), ("SALEBELL_INSTANCE__DISK_FULL_S", "600")];
     let member = Member::start(&app, &ec2, "i-1", &more).await;
-    eventually("it has looked", async || {
+    eventually("it has checked", async || {
         // Never ready, not even briefly.
         member.complaint(&app).await.expect("not ready") == "has no room"
     })

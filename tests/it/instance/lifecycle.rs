@@ -118,7 +118,7 @@ async fn a_launch_waits_for_the_worker_where_that_is_configured() {
     ready
         .logged(&format!("not ready yet: error sending request for url (http://{}/healthz)", listen.1))
         .await;
-    eventually("the group has heard that work goes on", async || beats(&ec2, "launch") >= 2).await;
+    eventually("the group has received heartbeats", async || beats(&ec2, "launch") >= 2).await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
     let _worker = start(&app, "worker", &[listen]);
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
@@ -156,7 +156,7 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
     assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
     let log = abandon.log();
     assert!(log.contains("the launch is abandoned: no parameters"), "{log}");
-    assert!(log.contains("server.drain_s"), "what is wrong is told: {log}");
+    assert!(log.contains("server.drain_s"), "the problem is logged: {log}");
     assert_eq!(ended(&ec2), [said("launch", Outcome::Abandon)]);
 }
 
@@ -441,7 +441,7 @@ async fn the_watch_ends_on_request_and_changes_nothing() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut services = Services::start(&app, &anna, &settings, &[]).await;
-    eventually("it looks", async || {
+    eventually("it polls", async || {
         ec2.world().requests.iter().any(|request| request.ends_with("target-lifecycle-state"))
     })
     .await;
@@ -457,11 +457,11 @@ async fn a_drain_requires_a_reason() {
     let api = start(&app, "api", &[]);
     let metrics = api.logged("metrics on http://").await;
     let url = format!("http://{}/drain", metrics.strip_suffix("/metrics").unwrap());
-    let asked = |request: reqwest::RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
-    assert_eq!(asked(app.client.get(&url)).await, 405);
-    assert_eq!(asked(app.client.post(&url)).await, 400);
-    assert_eq!(asked(app.client.post(format!("{}/drain", api.url().await))).await, 404);
+    let status = |request: reqwest::RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
+    assert_eq!(status(app.client.get(&url)).await, 405);
+    assert_eq!(status(app.client.post(&url)).await, 400);
+    assert_eq!(status(app.client.post(format!("{}/drain", api.url().await))).await, 404);
     assert!(!api.log().contains("told to drain"));
-    assert_eq!(asked(app.client.post(&url).header("salebell-drain-reason", "a test")).await, 202);
+    assert_eq!(status(app.client.post(&url).header("salebell-drain-reason", "a test")).await, 202);
     api.logged("told to drain: a test").await;
 }

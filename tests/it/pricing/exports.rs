@@ -188,7 +188,7 @@ async fn deals_and_the_callers_own_resources_are_exported_in_every_format() {
     );
     assert_eq!((&watches[1]["paused"], &watches[1]["target_price"]), (&json!(true), &Value::Null));
     let others = text(&export(&app, &shop, json!({"kind": "watches", "format": "ndjson"})).await);
-    assert_eq!(others, "", "nobody's but one's own");
+    assert_eq!(others, "", "only the caller's own");
     let empty = export(&app, &shop, json!({"kind": "notices", "format": "parquet"})).await;
     assert_eq!(SerializedFileReader::new(empty).unwrap().metadata().file_metadata().num_rows(), 0);
     let files = text(&export(&app, &anna, json!({"kind": "files"})).await);
@@ -252,13 +252,13 @@ async fn an_export_that_ends_early_leaves_nothing() {
 async fn at_most_twenty_exports_of_an_account_wait() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
-    let ask = async |user: &User| {
+    let create = async |user: &User| {
         let wanted = app.post("/v1/exports").bearer_auth(&user.token).json(&json!({"kind": "watches"}));
         wanted.send().await.unwrap().status().as_u16()
     };
     // All at once: no request sees an export that another is just creating.
-    let mut answers = futures_util::future::join_all((0..40).map(|_| ask(&anna))).await;
+    let mut answers = futures_util::future::join_all((0..40).map(|_| create(&anna))).await;
     answers.sort_unstable();
     assert_eq!((answers[19], answers[20], answers[39]), (201, 429, 429), "{answers:?}");
-    assert_eq!(ask(&ben).await, 201);
+    assert_eq!(create(&ben).await, 201);
 }

@@ -191,15 +191,15 @@ async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let line = format!("{{\"{}\": 1}}\n", "ä".repeat(30_000));
-    for (lines, all_are_told) in [(100, true), (1_000, false)] {
+    for (lines, all_are_listed) in [(100, true), (1_000, false)] {
         let answer = ndjson(&app, &shop, line.repeat(lines)).send().await.unwrap();
         assert_eq!(answer.status(), 202);
         let body = answer.bytes().await.unwrap();
         assert!(body.len() < 260 << 10, "{} bytes", body.len());
         let answer: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(answer["rejected_count"], json!(lines));
-        let told = answer["rejected"].as_array().unwrap().len();
-        assert!(told >= 100 && (told == lines) == all_are_told, "{told} of {lines}");
+        let listed = answer["rejected"].as_array().unwrap().len();
+        assert!(listed >= 100 && (listed == lines) == all_are_listed, "{listed} of {lines}");
     }
 }
 

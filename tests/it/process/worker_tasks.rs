@@ -69,10 +69,10 @@ async fn start(interval: Duration, rounds: Vec<Result<Progress>>) -> Running {
 impl Running {
     /// Time until the next event, which is a round.
     async fn next_round(&mut self) -> Duration {
-        let asked = Instant::now();
+        let began = Instant::now();
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await.unwrap();
         assert_eq!(event, Some("round"));
-        asked.elapsed()
+        began.elapsed()
     }
 }
 

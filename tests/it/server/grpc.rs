@@ -62,12 +62,12 @@ async fn an_unavailable_database_leaves_it_serving() {
 async fn reflection_lists_all_services_and_no_other_answers() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
-    let told = client.ask("reflect", json!({})).await;
+    let answer = client.ask("reflect", json!({})).await;
     let mut services: Vec<&str> =
         METHODS.iter().map(|method| method.path.split('/').nth(1).unwrap()).collect();
     services.sort();
     services.dedup();
-    assert_eq!(told, json!({"services": services, "methods": ["Check", "Watch"]}));
+    assert_eq!(answer, json!({"services": services, "methods": ["Check", "Watch"]}));
     for path in [
         "/salebell.v1.Prices/Report",
         "/grpc.health.v1.Health/List",
@@ -92,21 +92,21 @@ async fn a_watch_receives_the_change_on_sigterm_before_the_listener_closes() {
     let mut api = start(&app, "api", &settings);
     let url = api.logged("gRPC on ").await;
     let mut watching = Client::start(&url);
-    let mut asking = Client::start_as(&url, Some("ELB-HealthChecker/2.0"));
+    let mut client = Client::start_as(&url, Some("ELB-HealthChecker/2.0"));
     assert_eq!(watching.ask("watch", json!({})).await, json!({"status": "SERVING"}));
-    assert_eq!(asking.check("").await, "SERVING");
+    assert_eq!(client.check("").await, "SERVING");
     api.signal(Signal::SIGTERM);
     let begin = Instant::now();
     assert_eq!(watching.next().await, json!({"status": "NOT_SERVING"}));
     assert!(begin.elapsed() < Duration::from_secs(6), "it waits for the end");
     // During the linger, a program reads the answer and a load balancer reads the code.
     assert_eq!(watching.check("").await, "NOT_SERVING");
-    assert_eq!(asking.check("").await, "UNAVAILABLE");
-    assert_eq!(asking.check("what").await, "NOT_FOUND");
+    assert_eq!(client.check("").await, "UNAVAILABLE");
+    assert_eq!(client.check("what").await, "NOT_FOUND");
     let listening = connect(url.trim_start_matches("https://"), &["h2"]).await;
     assert!(listening.is_ok(), "the listener is there while it lingers");
     drop(listening);
-    assert!(begin.elapsed() < Duration::from_secs(8), "too slow to tell");
+    assert!(begin.elapsed() < Duration::from_secs(8), "too slow for a conclusion");
     let end = watching.next().await;
     assert_eq!((&end["code"], &end["details"]), (&json!("UNAVAILABLE"), &json!("The process is stopping.")));
     // Open streams have not delayed the shutdown.
@@ -317,9 +317,9 @@ async fn requests_that_are_not_grpc_are_refused_in_http() {
 async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
-    let told = client.ask("watch_many", json!({"count": 103, "connections": 3})).await;
-    assert_eq!((&told["answered"], &told["refused"]), (&json!(100), &json!(3)), "{told}");
-    assert_eq!(told["refusal"]["code"], "RESOURCE_EXHAUSTED", "{told}");
+    let answer = client.ask("watch_many", json!({"count": 103, "connections": 3})).await;
+    assert_eq!((&answer["answered"], &answer["refused"]), (&json!(100), &json!(3)), "{answer}");
+    assert_eq!(answer["refusal"]["code"], "RESOURCE_EXHAUSTED", "{answer}");
     assert_eq!(client.check("").await, "SERVING");
     assert_eq!(client.ask("leave_one", json!({})).await["left"], 99);
     // A place becomes free once the server has noticed that a client has disconnected.
@@ -363,7 +363,7 @@ async fn calls_are_counted_and_logged_by_their_method_only() {
     for secret in ["hunter2", "hunter3", "hunter4"] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
-    assert!(!log.contains("Check Ok"), "nobody wants to read that: {log}");
+    assert!(!log.contains("Check Ok"), "a check is not worth a line: {log}");
 }
 
 #[tokio::test]

@@ -247,7 +247,7 @@ async fn ambiguities_that_http_permits_are_read_by_one_rule() {
             &empty,
         ),
         (
-            "an upgrade to HTTP/2 is not heard",
+            "an upgrade to HTTP/2 is ignored",
             post(
                 &format!(
                     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA\r\n{length}"

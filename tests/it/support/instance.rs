@@ -142,10 +142,10 @@ impl<'a> Api<'a> {
 
     /// Number of durable bytes, queried without interrupting the upload.
     pub async fn stored(&self, path: &str) -> usize {
-        let look =
+        let response =
             self.app.client.get(self.url_for(path)).bearer_auth(&self.user.token).send().await.unwrap();
-        assert_eq!(look.status(), 200, "{}", self.binary.log());
-        let file: serde_json::Value = look.json().await.unwrap();
+        assert_eq!(response.status(), 200, "{}", self.binary.log());
+        let file: serde_json::Value = response.json().await.unwrap();
         file["offset"].as_u64().unwrap().try_into().unwrap()
     }
 

@@ -132,7 +132,7 @@ pub fn unsigned(header: &Value, claims: &Value) -> String {
 #[derive(Clone, Default)]
 pub struct KeyServer {
     answer: Arc<Mutex<(u16, String)>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     pub url: String,
 }
 
@@ -156,13 +156,13 @@ impl KeyServer {
         self.answer(200, json!({"keys": keys}).to_string());
     }
 
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 }
 
 async fn respond(State(server): State<KeyServer>) -> Response {
-    server.asked.fetch_add(1, Ordering::SeqCst);
+    server.requests.fetch_add(1, Ordering::SeqCst);
     let (status, body) = server.answer.lock().unwrap().clone();
     // A redirect that must not be followed leads back to this server.
     let location = [("location", server.url.clone())];

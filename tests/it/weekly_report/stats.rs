@@ -361,8 +361,8 @@ async fn accounts_see_their_own_statistics_and_operators_see_all() {
     statistics::compute_due(&app.state).await.unwrap();
     assert_eq!(app.call(&anna, Method::GET, ALL, Value::Null).await.status, 403);
     assert_eq!(app.see(&ben, OWN).await["items"][0]["uploads"], 0);
-    let asked = format!("{OWN}?account={}", anna.account);
-    assert_eq!(app.call(&ben, Method::GET, &asked, Value::Null).await.status, 400);
+    let path = format!("{OWN}?account={}", anna.account);
+    assert_eq!(app.call(&ben, Method::GET, &path, Value::Null).await.status, 400);
 
     let of_anna = app.see(&ben, &format!("{ALL}?account={}", anna.account)).await;
     assert_eq!(
