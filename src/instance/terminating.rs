@@ -40,7 +40,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 /// Longest round of the watch. When the metadata service is unavailable, its timeouts take up half of this.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Interval between log messages while the metadata service is unavailable.
-const LOG_PAUSE: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reason why the instance is about to end.
 #[derive(Debug, PartialEq)]
@@ -73,7 +73,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut watch = Watch::new(config)?;
     tokio::spawn(watch.watchdog.clone().feed_watchdog());
     notify(NotifyState::Ready);
-    let Some(reason) = signals.unless_signalled(watch.until_it_is_to_go()).await else { return Ok(()) };
+    let Some(reason) = signals.unless_signalled(watch.until_ending()).await else { return Ok(()) };
     log::info!(target: "salebell::terminating", "draining: {}", reason.text());
     drain(config, &mut watch.group, &reason).await;
     let Some(hook) = &config.instance.termination_hook else { return Ok(()) };
@@ -114,7 +114,7 @@ impl<'a> Watch<'a> {
         self.watchdog.start("the watch", LONGEST_ROUND)
     }
 
-    async fn until_it_is_to_go(&mut self) -> Reason {
+    async fn until_ending(&mut self) -> Reason {
         let heartbeat = self.heartbeat();
         loop {
             heartbeat.beat();
@@ -174,7 +174,7 @@ impl<'a> Watch<'a> {
     }
 
     fn complain(&mut self, failure: &anyhow::Error) {
-        if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+        if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             log::warn!(target: "salebell::terminating", "looking again after: {}", chain(failure.as_ref()));
             self.complained_at = Some(Instant::now());
         }

@@ -46,7 +46,7 @@ pub struct Webhooks {
 
 /// Destination of messages.
 pub struct Receiver {
-    /// Checked anew with every claim: the configuration may have changed since the channel was created.
+    /// Checked again with every claim: the configuration may have changed since the channel was created.
     url: Result<url::Url, String>,
     /// One key, or two for a day after a rotation: the receiver accepts either signature.
     keys: Vec<hmac::Key>,

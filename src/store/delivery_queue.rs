@@ -110,7 +110,7 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[ChannelId
     Ok(())
 }
 
-/// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts anew.
+/// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts again.
 ///
 /// Must be part of the transaction that has changed them.
 pub async fn queue_again(

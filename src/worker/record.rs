@@ -260,7 +260,7 @@ pub async fn count_dead(app: &App) -> Result<()> {
 pub async fn redrive(app: &App) -> Result<usize> {
     let (mut redriven, now) = (0, app.clock.now());
     while let Some(dead) = app.bus.next_dead(now).await? {
-        // Observations that `dead_letter` counted as failed are to be counted anew.
+        // Observations that `dead_letter` counted as failed must be counted again.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;
         }

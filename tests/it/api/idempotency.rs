@@ -380,7 +380,7 @@ async fn an_account_has_a_limit_of_keys_and_of_bytes() {
         let now = app.state.clock.now();
         let fill = sqlx::query(fill).bind(user.account).bind(now).bind(bytes).bind(keys);
         fill.execute(&app.state.writer).await.unwrap();
-        // The counter starts anew after a while.
+        // The counter starts again after a while.
         app.clock.advance(TimeDelta::minutes(2));
         let refused = make_key(&app, &user, "new", "till").send().await.unwrap();
         assert_eq!(

@@ -230,7 +230,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
 
-    // A worker that died left a half-written file; its successor starts anew and removes it.
+    // A worker that died left a half-written file; its successor starts again and removes it.
     let waiting = request(&app, &anna, &json!({"kind": "watches"})).await;
     let dead = app.post("/v1/files").bearer_auth(&anna.token).header("tus-resumable", "1.0.0");
     let dead = dead.header("upload-defer-length", "1").send().await.unwrap();

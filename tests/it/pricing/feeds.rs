@@ -405,7 +405,7 @@ fn pack(shape: &Shape, size: usize) -> (String, Vec<u8>) {
     }
 }
 
-/// Makes the kernel measure the peak anew.
+/// Makes the kernel measure the peak again.
 fn forget_peak(worker: &Binary) {
     std::fs::write(Path::new("/proc").join(worker.id().to_string()).join("clear_refs"), "5").unwrap();
 }
