@@ -1,5 +1,5 @@
-//! The current time. The whole fleet goes by the database's clock: what one process keeps alive, no other considers
-//! expired, whatever the clock of its machine says.
+//! The current time. The whole fleet uses the database's clock, so that all processes agree on what has expired, whatever
+//! the clocks of their machines.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,7 +40,7 @@ impl Clock {
         Clock { machine: Arc::new(machine), database: Some(Arc::default()) }
     }
 
-    /// A clock that follows `now` alone, which tests control.
+    /// A clock that follows only `now`, which tests control.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
         Clock { machine: Arc::new(now), database: None }
     }

@@ -39,7 +39,7 @@ const KEY_MEMORY: TimeDelta = TimeDelta::seconds(5);
 /// How long an API key that was valid is accepted while the database is unavailable.
 const KEPT: TimeDelta = TimeDelta::hours(1);
 /// Timeout of the query that confirms a known key.
-const CONFIRM: Duration = Duration::from_secs(2);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval after which the database is queried again for a key that it could not confirm.
 const CONFIRM_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// How long a verified JWT is cached at most, because its issuer may withdraw the key.
@@ -182,7 +182,7 @@ impl Authenticator {
         let find = keys::find_valid_key(&self.pool, hash, now);
         let found = match self.known.get(hash, now) {
             None => find.await?,
-            Some(known) => match self.deadline.run(CONFIRM, find).await {
+            Some(known) => match self.deadline.run(CONFIRM_TIMEOUT, find).await {
                 Err(error) if error.kind == Kind::Unavailable => {
                     return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
                 }

@@ -29,7 +29,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// Remaining lifetime below which the lack of newer credentials is logged.
 const LATE: Duration = Duration::from_secs(60);
 /// Timeout of one query of the chain. The SDK tries the metadata service four times, for the role and for its key.
-const ROUND_LIMIT: Duration = Duration::from_secs(30);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after the first round without new credentials. It doubles with each further one, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -150,8 +150,8 @@ impl Chain {
 
     /// Runs one round: queries the chain, and pauses if it returned nothing new.
     async fn refresh(self) {
-        let outcome = tokio::time::timeout(ROUND_LIMIT, self.query_source()).await;
-        let found = outcome.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
+        let outcome = tokio::time::timeout(ROUND_TIMEOUT, self.query_source()).await;
+        let found = outcome.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_TIMEOUT)));
         let pause = self.take(found);
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;

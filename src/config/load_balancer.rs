@@ -101,8 +101,8 @@ mod tests {
             )
         };
         assert_eq!(region_of(&arn("eu-central-1")), Some("eu-central-1"));
-        for wrong in ["", "evil.example/", "EU", "a.b", "a@b", "a#"] {
-            assert_eq!(region_of(&arn(wrong)), None, "{wrong}");
+        for invalid in ["", "evil.example/", "EU", "a.b", "a@b", "a#"] {
+            assert_eq!(region_of(&arn(invalid)), None, "{invalid}");
         }
         let other = arn("eu-central-1").replace("arn:aws:", "arn:aws-cn:");
         assert_eq!(region_of(&other), None);

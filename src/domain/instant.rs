@@ -263,8 +263,8 @@ mod tests {
             assert_eq!(at(name, local, Twice::Earlier), format!("{earlier}+00:00"), "{name} {local}");
             assert_eq!(at(name, local, Twice::Later), format!("{later}+00:00"), "{name} {local}");
         }
-        for wrong in ["", "Berlin", "europe/berlin", "+1", "CEST", "+25", "GMT+1"] {
-            assert!(wrong.parse::<Zone>().is_err(), "{wrong:?}");
+        for invalid in ["", "Berlin", "europe/berlin", "+1", "CEST", "+25", "GMT+1"] {
+            assert!(invalid.parse::<Zone>().is_err(), "{invalid:?}");
         }
     }
 

@@ -32,13 +32,13 @@ mod tests {
         ] {
             assert_eq!(to_ascii(domain).unwrap(), ascii);
         }
-        for wrong in [
+        for invalid in [
             "bü cher.example",
             "-bücher.example",
             "ü\u{200b}\u{ffff}.example",
             &format!("{}.example", "ü".repeat(64)),
         ] {
-            assert!(to_ascii(wrong).is_err(), "{wrong:?}");
+            assert!(to_ascii(invalid).is_err(), "{invalid:?}");
         }
     }
 }

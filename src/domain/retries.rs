@@ -73,8 +73,8 @@ mod tests {
             assert_eq!(parse_retry_after(date, now), Some(TimeDelta::seconds(37)), "{date}");
         }
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(TimeDelta::zero()));
-        for wrong in ["", "-1", "1.5", "soon", "٣", "+5", "1994-11-06T08:49:37Z"] {
-            assert_eq!(parse_retry_after(wrong, now), None, "{wrong:?}");
+        for invalid in ["", "-1", "1.5", "soon", "٣", "+5", "1994-11-06T08:49:37Z"] {
+            assert_eq!(parse_retry_after(invalid, now), None, "{invalid:?}");
         }
         assert!(parse_retry_after("99999999999999999999999", now).is_some());
     }

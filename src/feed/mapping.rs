@@ -61,14 +61,14 @@ impl Mapping {
                     return Err(MappingError::NoPair { option, pair: pair.clone() });
                 };
                 let (field, value) = (field.trim(), value.trim());
-                let wrong = |problem| MappingError::BadValue {
+                let invalid = |problem| MappingError::BadValue {
                     option,
                     pair: pair.clone(),
                     field: field.to_owned(),
                     problem,
                 };
                 if (option, field) == ("--set", TIME_ZONE) {
-                    if mapping.zone.replace(value.parse().map_err(wrong)?).is_some() {
+                    if mapping.zone.replace(value.parse().map_err(invalid)?).is_some() {
                         return Err(MappingError::NamedTwice { field: TIME_ZONE, options: "--set" });
                     }
                     continue;
@@ -79,8 +79,8 @@ impl Mapping {
                 };
                 // An invalid constant would fail on every line.
                 match (option, field) {
-                    ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(wrong)?,
-                    ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(wrong)?,
+                    ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(invalid)?,
+                    ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(invalid)?,
                     _ => {}
                 }
                 list.push((field, value.to_owned()));
@@ -455,9 +455,9 @@ mod tests {
         );
         // A day is not an instant at which a price was observed.
         assert_eq!(times("2026-11-20", "soon"), expected("2026-11-20", "soon"));
-        for wrong in ["time_zone=Berlin", "region=EU", "currency=euro"] {
-            let problem = Mapping::parse(&[], &strings(&[wrong])).unwrap_err().to_string();
-            assert!(problem.contains(wrong), "{problem}");
+        for invalid in ["time_zone=Berlin", "region=EU", "currency=euro"] {
+            let problem = Mapping::parse(&[], &strings(&[invalid])).unwrap_err().to_string();
+            assert!(problem.contains(invalid), "{problem}");
         }
         assert!(Mapping::parse(&strings(&["time_zone=Zone"]), &[]).is_err());
         assert!(Mapping::parse(&[], &strings(&["time_zone=UTC", "time_zone=UTC"])).is_err());

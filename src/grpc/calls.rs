@@ -296,8 +296,8 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(expected), "{text}");
         }
-        for wrong in ["", "1", "S", "100000000S", "-1S", "+1S", "1.5S", " 1S", "1 S", "1s", "1é", "é"] {
-            assert_eq!(read(wrong), None, "{wrong}");
+        for invalid in ["", "1", "S", "100000000S", "-1S", "+1S", "1.5S", " 1S", "1 S", "1s", "1é", "é"] {
+            assert_eq!(read(invalid), None, "{invalid}");
         }
     }
 

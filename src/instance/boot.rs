@@ -25,11 +25,11 @@ use crate::config::{CREDENTIAL, Config};
 /// Key of the tag that holds the environment.
 const ENVIRONMENT_TAG: &str = "Environment";
 /// Timeout of the whole command; the unit's start timeout must be longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Timeout for the credentials of the instance's role, which become available a moment after the instance.
-const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout for the credentials of `--check`, which can run anywhere: they exist already, or never will.
-const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
+const CREDENTIALS_TIMEOUT_ELSEWHERE: Duration = Duration::from_secs(15);
 /// Mode of the settings files. Only the owner reads them, and systemd on behalf of the services (`LoadCredential=`).
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
@@ -108,8 +108,8 @@ struct Place {
 /// Fails if the metadata, the credentials or AWS are unavailable, or if it takes longer than three minutes. Missing and
 /// invalid settings are listed one per line, without their values; no file has been changed in that case.
 pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
-    let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
-    tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
+    let late = |_| anyhow!("the boot is not done within {} s", BOOT_TIMEOUT.as_secs());
+    tokio::time::timeout(BOOT_TIMEOUT, boot(arguments, defaults)).await.map_err(late)?
 }
 
 async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
@@ -121,7 +121,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     let path = format!("/salebell/{}", place.environment);
     let chain = Chain::new(Some(&place.region), Clock::system());
     // Requested first, so missing credentials are reported as such.
-    let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
+    let limit = if place.instance.is_some() { CREDENTIALS_TIMEOUT } else { CREDENTIALS_TIMEOUT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
     credentials.map_err(|error| anyhow!("{error}"))?;
     let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;

@@ -36,7 +36,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time allowed on top of the services' own stop limit.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Timeout for identifying the group, if the watch has not done so by then.
-const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest round of the watch. When the metadata service is unavailable, its timeouts take up half of this.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Interval between log messages while the metadata service is unavailable.
@@ -85,7 +85,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let group = match watch.group.take() {
         Some(group) => group,
-        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
+        None => lifecycle::connect(&config.instance, CONNECT_TIMEOUT).await?,
     };
     lifecycle::complete(&group, hook, LifecycleResult::Continue).await
 }

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_invalid_traceparent_starts_a_new_trace() {
-        for wrong in [
+        for invalid in [
             "",
             "00",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -121,8 +121,12 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333é-01",
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("traceparent", axum::http::HeaderValue::from_bytes(wrong.as_bytes()).unwrap());
-            assert_ne!(TraceContext::of(&headers).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{wrong}");
+            headers.insert("traceparent", axum::http::HeaderValue::from_bytes(invalid.as_bytes()).unwrap());
+            assert_ne!(
+                TraceContext::of(&headers).trace_id(),
+                "0af7651916cd43dd8448eb211c80319c",
+                "{invalid}"
+            );
         }
         assert_ne!(of(&[PARENT, PARENT]).trace_id(), "0af7651916cd43dd8448eb211c80319c");
     }

@@ -24,18 +24,19 @@ use crate::error::connection::{self, UnknownName};
 
 /// First pause after a failure; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Longest pause between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Timeout for establishing a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without any data after which a connection counts as broken.
 pub const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// Most bytes of a response. A response names at most every line of a slice, so a larger one is not from Salebell.
-const LARGEST_ANSWER: usize = 64 << 20;
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Client of one API with one token.
 pub struct ApiClient {
     http: reqwest::Client,
-    /// For request bodies that take long: the response starts only after they end, so it has no read timeout.
+    /// Client for request bodies that take long: the response starts only after they end, so it has no read timeout.
     sending: reqwest::Client,
     base: Url,
     authorization: Option<HeaderValue>,
@@ -137,7 +138,7 @@ impl ApiClient {
         let build = || {
             let http = reqwest::Client::builder()
                 .user_agent(concat!("salebell-cli/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_LIMIT)
+                .connect_timeout(CONNECT_TIMEOUT)
                 .dns_resolver(Arc::new(SystemNames))
                 .redirect(reqwest::redirect::Policy::none());
             if base.host_str().is_some_and(is_loopback) { http.no_proxy() } else { http }
@@ -230,7 +231,7 @@ fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestB
     }
 }
 
-/// Number and duration of attempts since an operation last made progress.
+/// Retries of one operation since it last made progress: their beginning, and the next pause.
 pub struct Retries<'c> {
     client: &'c ApiClient,
     what: String,
@@ -291,7 +292,7 @@ fn describe_trouble(error: &reqwest::Error) -> String {
     let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
     if error.is_timeout() {
         return if error.is_connect() {
-            format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs())
+            format!("no connection to {peer} within {} s", CONNECT_TIMEOUT.as_secs())
         } else {
             format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs())
         };
@@ -329,7 +330,9 @@ pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_ANSWER => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_RESPONSE_BYTES => {
+                body.extend_from_slice(&chunk)
+            }
             Ok(Some(_)) => {
                 return Attempted::Refused(anyhow!("the answer is larger than any of ours").into());
             }

@@ -96,29 +96,29 @@ impl Source {
         if let Ok(id) = given.parse() {
             return Ok(Source::Own(id));
         }
-        let wrong = || anyhow!("{given} is neither the id of a file nor the address of a share link");
+        let invalid = || anyhow!("{given} is neither the id of a file nor the address of a share link");
         let api = || -> anyhow::Result<Url> {
             let api = find_api()?;
             api.parse().with_context(|| format!("{api} is no URL"))
         };
         // A path as the API returns it, relative to its own address.
         let url = if given.starts_with('/') {
-            api()?.join(given).map_err(|_| wrong())?
+            api()?.join(given).map_err(|_| invalid())?
         } else {
-            given.parse().map_err(|_| wrong())?
+            given.parse().map_err(|_| invalid())?
         };
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(wrong());
+            return Err(invalid());
         }
         let path: Vec<&str> = url.path().trim_end_matches('/').split('/').collect();
         match path.as_slice() {
             [.., "v1", "files", id] | [.., "v1", "files", id, "content"]
                 if url.origin() == api()?.origin() =>
             {
-                id.parse().map(Source::Own).map_err(|_| wrong())
+                id.parse().map(Source::Own).map_err(|_| invalid())
             }
             [.., "d", token] if !token.is_empty() => Ok(Source::Link(url)),
-            _ => Err(wrong()),
+            _ => Err(invalid()),
         }
     }
 }
@@ -527,13 +527,13 @@ mod tests {
         assert_eq!(Source::parse("https://b.example/d/x", none).unwrap(), link("https://b.example/d/x"));
         assert!(Source::parse("/d/x", none).is_err());
         // The token belongs to one API only.
-        for wrong in [
+        for invalid in [
             &format!("https://b.example/v1/files/{id}"),
             "a.txt",
             "ftp://b.example/d/x",
             "https://b.example/",
         ] {
-            assert!(Source::parse(wrong, api).is_err(), "{wrong}");
+            assert!(Source::parse(invalid, api).is_err(), "{invalid}");
         }
     }
 

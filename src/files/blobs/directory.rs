@@ -339,8 +339,8 @@ mod tests {
         let directory = Directory::new("/srv/files".into(), 0, None);
         let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
-        for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
-            assert!(directory.path(wrong).is_err(), "{wrong}");
+        for invalid in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
+            assert!(directory.path(invalid).is_err(), "{invalid}");
         }
     }
 }

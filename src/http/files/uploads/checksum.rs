@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{header_text, wrong};
+use super::{header_text, invalid_header};
 use crate::error::{Error, Kind, Result};
 use crate::http::files::uploads::tus_headers::{Checksum, ChecksumAlgorithm, parse_checksum, parse_digest};
 
@@ -38,7 +38,7 @@ impl Source {
             Source::Tus => parse_checksum(&text).map(|checksum| vec![checksum]),
             Source::Content | Source::Whole => parse_digest(&text),
         };
-        checksums.map(Some).map_err(|problem| wrong(self.header(), &problem))
+        checksums.map(Some).map_err(|problem| invalid_header(self.header(), &problem))
     }
 }
 

@@ -180,7 +180,7 @@ pub struct UploadMetadata {
 /// `Malformed` if the header cannot be parsed.
 pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
-    let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
+    let pairs = parse_metadata(&header).map_err(|problem| invalid_header("Upload-Metadata", &problem))?;
     Ok(UploadMetadata {
         header,
         name: text_of(&pairs, &["filename", "name"]),
@@ -245,11 +245,11 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 /// `Malformed` if the header is not text.
 pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
     let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
-    let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
+    let lines = lines.map_err(|_| invalid_header(name, "must be ASCII"))?;
     Ok((!lines.is_empty()).then(|| lines.join(", ").trim().to_owned()))
 }
 
-fn wrong(header: &str, problem: &str) -> Error {
+fn invalid_header(header: &str, problem: &str) -> Error {
     Error::malformed(format!("{header} {problem}."))
 }
 
