@@ -160,7 +160,7 @@ async fn one_dead_connection_makes_the_others_suspect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_never_has_more_connections_than_it_may() {
     let (app, proxy, database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
-    // Slow enough that further attempts start beside the first.
+    // Slow enough that further attempts start while the first is pending.
     proxy.delay_log_ins(Duration::from_millis(1200));
     let held = join_all((0..30).map(|_| async {
         let connection = app.state.writer.acquire().await;

@@ -161,7 +161,7 @@ async fn only_a_few_of_ten_million_bytes_are_read() {
     let attempt = attempt(&app, &sink.url("/floods")).await;
     assert_eq!((&attempt["state"], &attempt["status"]), (&json!("delivered"), &json!(200)));
     // Bytes in the sockets' buffers have been sent but not read.
-    assert!(sink.flooded() < 9_000_000, "{} bytes were taken", sink.flooded());
+    assert!(sink.flooded() < 9_000_000, "{} bytes were sent", sink.flooded());
 }
 
 /// Resolver that knows these names and no others, and counts its queries.
@@ -219,7 +219,7 @@ async fn names_of_private_addresses_are_not_called() {
     assert_eq!(sink.received("/").len(), 0);
     let fine = attempt(&app, &format!("http://allowed.test:{port}/")).await;
     assert_eq!(fine["state"], "delivered");
-    assert!(lookups.load(Ordering::SeqCst) >= 8, "our resolver was asked");
+    assert!(lookups.load(Ordering::SeqCst) >= 8, "our resolver was queried");
     assert_eq!(sink.received("/")[0].headers["host"], format!("allowed.test:{port}"));
 }
 
@@ -267,5 +267,5 @@ async fn a_name_that_changes_its_address_is_checked_at_every_connection() {
     let second = attempt(&app, &url).await;
     assert_eq!(second["error"], "the host has an address that is not public (private)");
     assert_eq!(sink.received("/").len(), 1);
-    assert_eq!(lookups.load(Ordering::SeqCst), 2, "a look-up for a connection, and none beside it");
+    assert_eq!(lookups.load(Ordering::SeqCst), 2, "one look-up for each connection, and no other");
 }
