@@ -21,7 +21,7 @@ const LONGEST_PRICE: usize = 40;
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
     pub delimiter: u8,
-    /// `\n`, optionally after a `\r`; or `\r` alone.
+    /// `\n`, optionally after a `\r`; or a single `\r`.
     pub line_end: u8,
 }
 

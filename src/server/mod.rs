@@ -442,6 +442,6 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(limits.stalled);
-    // HTTP/2 alone if ALPN has selected it, or if the listener serves nothing else.
+    // Only HTTP/2 if ALPN has selected it, or if the listener serves nothing else.
     if http2 { builder.http2_only() } else { builder }
 }

@@ -75,7 +75,7 @@ impl Reporter {
                     stdout.flush()?;
                 }
             }
-            line.news.iter().for_each(Delta::is_written);
+            line.news.iter().for_each(Delta::mark_written);
         }
         Ok(())
     }

@@ -152,7 +152,7 @@ impl MetricSeries {
 
 impl Delta {
     /// Records that this change has been written: the next one starts here.
-    pub fn is_written(&self) {
+    pub fn mark_written(&self) {
         match (&self.series.figures, &self.sample) {
             (Figures::Count(count), Sample::Added { total, .. }) => {
                 count.written.store(*total, Ordering::Relaxed);
@@ -373,7 +373,7 @@ mod tests {
         let news = tallies.news();
         count(&key("2xx", "/a"));
         assert_eq!(change(), 3, "nothing was written");
-        news.iter().for_each(Delta::is_written);
+        news.iter().for_each(Delta::mark_written);
         assert_eq!(change(), 1);
         assert!(tallies.find(&Key::from_name("build_info")).is_none());
         assert!(tallies.find(&Key::from_name("something_else")).is_none());
@@ -392,7 +392,7 @@ mod tests {
         let Sample::Spread { values, counts, sum, .. } = &news[0].sample else { panic!("it is a histogram") };
         assert_eq!((values.len(), counts.as_slice()), (3, &[2, 2, 1][..]));
         assert!((sum - 5.4).abs() < 1e-3);
-        news.iter().for_each(Delta::is_written);
+        news.iter().for_each(Delta::mark_written);
         assert!(tallies.news().is_empty());
     }
 }

@@ -308,10 +308,10 @@ mod tests {
         let mut hangs = pin!(hangs);
         assert!(timeout(Duration::from_millis(50), hangs.as_mut()).await.is_err(), "it is under way");
         mount.becomes(Some("does not answer"));
-        assert!(super::super::is_away(&hangs.await.unwrap_err()));
+        assert!(super::super::is_unavailable(&hangs.await.unwrap_err()));
         // No further thread is lost to the file system, and no byte of an open file is touched.
         let outcome = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
-        assert!(super::super::is_away(&outcome.unwrap_err()));
+        assert!(super::super::is_unavailable(&outcome.unwrap_err()));
         let piece =
             DirectoryWriter { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
         assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());
@@ -324,13 +324,13 @@ mod tests {
         let root = Path::new("/usr").to_owned();
         let directory = Directory::new(root, 0, Some(Mount::found(None)));
         let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
-        let away = |error: io::Error| super::super::is_away(&error);
-        assert!(away(directory.free().await.unwrap_err()));
-        assert!(away(directory.open(&place, 0).await.err().unwrap()));
-        assert!(away(directory.read(&place, 0, 1).await.err().unwrap()));
-        assert!(away(directory.remove(&place).await.unwrap_err()));
-        assert!(away(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
-        assert!(away(directory.list_old(SystemTime::now()).await.err().unwrap()));
+        let unavailable = |error: io::Error| super::super::is_unavailable(&error);
+        assert!(unavailable(directory.free().await.unwrap_err()));
+        assert!(unavailable(directory.open(&place, 0).await.err().unwrap()));
+        assert!(unavailable(directory.read(&place, 0, 1).await.err().unwrap()));
+        assert!(unavailable(directory.remove(&place).await.unwrap_err()));
+        assert!(unavailable(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
+        assert!(unavailable(directory.list_old(SystemTime::now()).await.err().unwrap()));
         assert!(!directory.path(&place).unwrap().parent().unwrap().exists());
     }
 

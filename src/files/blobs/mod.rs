@@ -25,7 +25,7 @@ use uuid::Uuid;
 pub use self::directory::Directory;
 pub use self::extents::{Extent, hash_extents, read_extents};
 use self::mount::Mount;
-pub use self::mount::is_away;
+pub use self::mount::is_unavailable;
 pub use self::s3::S3;
 use crate::aws::Chain;
 use crate::config::{FileStore, FilesConfig};
@@ -245,7 +245,7 @@ impl BlobWriter {
         match self {
             BlobWriter::Directory(piece) => match piece.file() {
                 Ok(file) => write_hashed(file, pieces, hasher),
-                Err(away) => tokio::spawn(std::future::ready(Err(away))),
+                Err(error) => tokio::spawn(std::future::ready(Err(error))),
             },
             BlobWriter::S3(piece) => piece.write(pieces, hasher),
         }

@@ -39,19 +39,19 @@ struct Seen {
 
 /// Error of an operation while the file system of `files.directory` is unavailable: nothing was read or written.
 #[derive(Debug)]
-pub struct Away(&'static str);
+pub struct MountUnavailable(&'static str);
 
-impl fmt::Display for Away {
+impl fmt::Display for MountUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the file system of files.directory {}", self.0)
     }
 }
 
-impl std::error::Error for Away {}
+impl std::error::Error for MountUnavailable {}
 
 /// Whether an operation failed only because the file system is not mounted or does not answer.
-pub fn is_away(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Away>())
+pub fn is_unavailable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<MountUnavailable>())
         || error.kind() == io::ErrorKind::TimedOut
         || error.raw_os_error() == Some(ESTALE)
 }
@@ -118,9 +118,9 @@ impl Mount {
     /// Refuses work on an unavailable file system.
     ///
     /// # Errors
-    /// `Away`: the file system is unavailable according to the last check.
+    /// `MountUnavailable`: the file system is unavailable according to the last check.
     pub fn check(&self) -> io::Result<()> {
-        self.reason().map_or(Ok(()), |what| Err(io::Error::other(Away(what))))
+        self.reason().map_or(Ok(()), |what| Err(io::Error::other(MountUnavailable(what))))
     }
 }
 
@@ -168,10 +168,10 @@ fn is_of_root(found: &fs::Metadata) -> io::Result<bool> {
 /// Checks whether a file system is mounted there. Blocks.
 ///
 /// # Errors
-/// Errors of the file system; `Away`: nothing is mounted there.
+/// Errors of the file system; `MountUnavailable`: nothing is mounted there.
 pub fn require_mounted(path: &Path) -> io::Result<()> {
     match is_mounted(path) {
-        Ok(false) => Err(io::Error::other(Away("is not mounted"))),
+        Ok(false) => Err(io::Error::other(MountUnavailable("is not mounted"))),
         outcome => outcome.map(drop),
     }
 }
@@ -180,9 +180,9 @@ pub fn require_mounted(path: &Path) -> io::Result<()> {
 /// mounted again since.
 ///
 /// # Errors
-/// Errors of the file system; `Away`: the file is on the root's file system.
+/// Errors of the file system; `MountUnavailable`: the file is on the root's file system.
 pub fn require_elsewhere(found: &fs::Metadata) -> io::Result<()> {
-    if is_of_root(found)? { Err(io::Error::other(Away("is not mounted"))) } else { Ok(()) }
+    if is_of_root(found)? { Err(io::Error::other(MountUnavailable("is not mounted"))) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -209,10 +209,10 @@ mod tests {
             "files.directory /: files.mounted is set, and no file system is mounted there"
         );
         assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
-        assert!(is_away(&require_mounted(Path::new("/")).unwrap_err()));
+        assert!(is_unavailable(&require_mounted(Path::new("/")).unwrap_err()));
         assert!(require_mounted(Path::new("/proc")).is_ok());
         assert!(require_elsewhere(&fs::metadata("/proc").unwrap()).is_ok());
-        assert!(is_away(&require_elsewhere(&fs::metadata("/").unwrap()).unwrap_err()));
+        assert!(is_unavailable(&require_elsewhere(&fs::metadata("/").unwrap()).unwrap_err()));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let began = Instant::now();
         let error = mount.check().unwrap_err();
         assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
-        assert!(is_away(&error), "{error}");
+        assert!(is_unavailable(&error), "{error}");
         assert_eq!(error.to_string(), "the file system of files.directory does not answer");
         // The file system answers with an error first, and then without one.
         answer.send(Err(("cannot be looked at", "an error".to_owned()))).unwrap();
@@ -241,9 +241,9 @@ mod tests {
 
     #[test]
     fn a_mount_that_gave_up_is_unavailable_and_a_full_disk_is_not() {
-        assert!(is_away(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
-        assert!(is_away(&io::Error::from_raw_os_error(ESTALE)));
-        assert!(!is_away(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));
-        assert!(!is_away(&io::Error::other("something else")));
+        assert!(is_unavailable(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
+        assert!(is_unavailable(&io::Error::from_raw_os_error(ESTALE)));
+        assert!(!is_unavailable(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));
+        assert!(!is_unavailable(&io::Error::other("something else")));
     }
 }

@@ -78,7 +78,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 /// end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
     if let Some(progress) = request.extensions().get::<Arc<RequestProgress>>() {
-        progress.streams();
+        progress.mark_streamed();
     }
 }
 

@@ -132,7 +132,7 @@ impl Served {
         })
     }
 
-    /// Counts the bytes that were sent, also if the client disconnects meanwhile.
+    /// Counts the bytes that were sent, even if the client disconnects meanwhile.
     async fn settle(&mut self) {
         if let Some(counting) = self.count_once() {
             let _ = tokio::spawn(counting).await;

@@ -86,7 +86,7 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
-/// Checks RFC 9112, section 6.1. If there is a Content-Length too, hyper follows the Transfer-Encoding alone and closes
+/// Checks RFC 9112, section 6.1. If there is a Content-Length too, hyper follows only the Transfer-Encoding and closes
 /// the connection. hyper also refuses two lengths, and other encodings unless they come first.
 fn check_framing(headers: &HeaderMap) -> Result<()> {
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();

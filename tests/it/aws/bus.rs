@@ -70,7 +70,7 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 /// Reports prices while `away` makes the database unavailable, and checks that all of them are recorded.
-async fn reports_while_away(away: impl Fn(&Proxy)) {
+async fn reports_during_outage(outage: impl Fn(&Proxy)) {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let (shop, partner) = (app.user("shop", SHOP).await, app.user("partner", &["prices:write"]).await);
     let stranger = app.user("stranger", SHOP).await;
@@ -79,7 +79,7 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     let working = tokio::spawn(worker::run(app.state.clone()));
     done(&app, &shop, &first).await;
 
-    away(&proxy);
+    outage(&proxy);
     let report = |observations: Value| json!({"observations": observations}).to_string();
     let one = taken(post(&app, &shop, JSON, None, report(json!([seen("0", "9.99", 2)]))).await).await;
     let refused = taken(post(&app, &shop, JSON, None, report(json!([{}]))).await).await;
@@ -129,12 +129,12 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_during_refusals_of_the_database_arrive_when_it_is_back() {
-    reports_while_away(Proxy::cut).await;
+    reports_during_outage(Proxy::cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_during_silence_of_the_database_arrive_when_it_is_back() {
-    reports_while_away(Proxy::silence).await;
+    reports_during_outage(Proxy::silence).await;
 }
 
 #[tokio::test]

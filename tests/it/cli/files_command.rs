@@ -165,8 +165,8 @@ async fn errors_are_reported_in_one_line() {
     shell.write("token", b"sbk_wrong");
     let said = shell.err(&["put", "a.bin", "--token-file", "token"]).await;
     assert!(said.contains("401 Unauthorized") && said.contains("--token-file"), "{said}");
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    shell.url = format!("http://{away}");
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    shell.url = format!("http://{address}");
     for arguments in [["put", "a.bin"].as_slice(), &["ls"], &["get", &uuid::Uuid::now_v7().to_string()]] {
         let said = shell.err(&[arguments, &["--max-wait", "1s"]].concat()).await;
         assert!(said.contains(&shell.url) && said.contains("within 1 s"), "{said}");

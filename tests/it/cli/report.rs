@@ -459,9 +459,9 @@ async fn an_unavailable_server_ends_the_report_with_advice() {
     let scratch = Scratch::new();
     let shop = app.user("shop", &[]).await;
     let file = write(&scratch, "prices.csv", many(1));
-    let away = format!("http://{}", free_address());
+    let url = format!("http://{}", free_address());
     let arguments = [&COLUMNS, ["--max-wait", "1s", &file].as_slice()].concat();
-    let output = command(&scratch, &away, &shop, &arguments).output().await.unwrap();
+    let output = command(&scratch, &url, &shop, &arguments).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let err = text(&output.stderr);
     assert!(err.contains("within 1 s") && err.contains("takes up where this one ended"), "{err}");

@@ -19,7 +19,7 @@ crate::on_both_stores!(a_disk_that_fills_up_loses_no_acknowledged_bytes,);
 
 const MIB: usize = 1 << 20;
 
-async fn is_full(answer: Response) {
+async fn assert_full(answer: Response) {
     assert_eq!(answer.status(), 507);
     assert_eq!(header(&answer, "retry-after"), "60");
     let problem: Value = answer.json().await.unwrap();
@@ -66,7 +66,7 @@ async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     for slice in whole[3 * MIB..8 * MIB].chunks(64 << 10) {
         let _ = feed.send(Ok(Bytes::copy_from_slice(slice)));
     }
-    is_full(sending.await.unwrap().expect("an answer")).await;
+    assert_full(sending.await.unwrap().expect("an answer")).await;
     drop(feed);
     let acknowledged = api.offset(&path).await.unwrap();
     assert!((3 * MIB..8 * MIB).contains(&acknowledged), "{acknowledged}");
@@ -82,15 +82,15 @@ async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     // No new upload starts, and existing files are served. The bytes buffered for S3 have released their space.
     file.seek(SeekFrom::End(0)).unwrap();
     fill(&mut file);
-    is_full(put(bytes(100_000)).await).await;
-    is_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
-    is_full(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await).await;
+    assert_full(put(bytes(100_000)).await).await;
+    assert_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
+    assert_full(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await).await;
     let (feed, body) = fed();
     let chunked = app.client.put(api.url_for("/v1/files/b")).bearer_auth(&anna.token).body(body);
     feed.send(Ok(bytes(MIB))).unwrap();
     let answer = sent(chunked).await;
     assert_eq!(header(&answer, "connection"), "close", "what it still sends is not read");
-    is_full(answer).await;
+    assert_full(answer).await;
     drop(feed);
     assert_eq!(get(&kept_at).await, kept);
     assert_eq!(api.offset(&path).await, Some(acknowledged));

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::files::uploads::{bytes, content, is_whole, sent};
+use crate::files::uploads::{assert_whole, bytes, content, sent};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User};
@@ -82,7 +82,7 @@ async fn an_api_killed_during_an_upload_keeps_the_acknowledged_bytes(store: Stor
         "{acknowledged} were acknowledged, {sent} sent, and now it is {at}"
     );
     assert_eq!(api.patch(&path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
@@ -129,7 +129,7 @@ async fn resumes_after_kill(
     assert_eq!(app.see(anna, path).await["state"] == "complete", at == whole.len());
     // A client that missed the final answer sends an empty request, and learns that the upload is complete.
     assert_eq!(api.patch(path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
-    is_whole(app, anna, path, whole).await;
+    assert_whole(app, anna, path, whole).await;
 }
 
 async fn an_api_killed_during_a_concatenation_leaves_nothing_incomplete(store: Store) {
@@ -182,7 +182,7 @@ async fn an_api_killed_during_a_concatenation_leaves_nothing_incomplete(store: S
     let finals = "select id from files where concat = 'final'";
     let finals: Vec<Uuid> = sqlx::query_scalar(finals).fetch_all(&app.state.writer).await.unwrap();
     for id in finals {
-        is_whole(&app, &anna, &format!("/v1/files/{id}"), &whole).await;
+        assert_whole(&app, &anna, &format!("/v1/files/{id}"), &whole).await;
     }
 }
 
@@ -313,7 +313,7 @@ async fn a_sweep_that_is_killed_is_finished_by_another_worker() {
     assert!(lives > 1, "one worker did it all");
     assert!(places.iter().all(|place| !app.files.path().join(place).exists()));
     for path in paths {
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
     }
 }
 

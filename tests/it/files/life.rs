@@ -120,10 +120,10 @@ async fn an_unavailable_store_loses_no_file() {
     for _ in 0..12 {
         paths.push(upload(&app, &anna, "", "kept").await.0);
     }
-    let (there, away) = (app.files.path(), app.files.path().with_extension("away"));
-    std::fs::rename(there, &away).unwrap();
+    let (there, elsewhere) = (app.files.path(), app.files.path().with_extension("away"));
+    std::fs::rename(there, &elsewhere).unwrap();
     assert!(files::sweep_orphans(&app.state).await.is_err());
-    std::fs::rename(&away, there).unwrap();
+    std::fs::rename(&elsewhere, there).unwrap();
     files::sweep_orphans(&app.state).await.unwrap();
     // Nor does a worker remove anything if its database knows none of the files.
     let other =

@@ -76,10 +76,10 @@ impl Shared {
     /// Waits until the link is used up: for some seconds, parts of a download may be requested again.
     async fn becomes_used_up(&self) {
         eventually("it is used up", async || self.ask(Method::HEAD, &[]).await.0 == 404).await;
-        self.is_used_up().await;
+        self.assert_used_up().await;
     }
 
-    async fn is_used_up(&self) {
+    async fn assert_used_up(&self) {
         for method in [Method::GET, Method::HEAD] {
             for headers in [
                 &[][..],
@@ -105,7 +105,7 @@ async fn a_link_that_is_used_up_is_gone_for_every_method_and_range() {
             assert_eq!(shared.ask(Method::HEAD, &[]).await.0, 200, "{size}");
             assert_eq!(shared.ask(Method::GET, &[]).await, (200, shared.whole.clone()), "{size}");
         }
-        shared.is_used_up().await;
+        shared.assert_used_up().await;
         assert_eq!(shared.listed().await["downloads"], 2);
     }
 }
@@ -123,7 +123,7 @@ async fn probing_a_link_uses_up_no_download() {
     }
     assert_eq!(shared.listed().await["downloads"], 0);
     assert_eq!(shared.ask(Method::GET, &[]).await, (200, shared.whole.clone()));
-    shared.is_used_up().await;
+    shared.assert_used_up().await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn of_two_downloads_at_once_where_one_is_left_one_is_refused() {
     .await;
     assert_eq!(shared.listed().await["downloads"], 0);
     assert_eq!(shared.ask(Method::GET, &[]).await.0, 200);
-    shared.is_used_up().await;
+    shared.assert_used_up().await;
 
     let shared = Shared::new(300_000, 3).await;
     let answers = join_all((0..20).map(|_| shared.ask(Method::GET, &[]))).await;

@@ -8,7 +8,7 @@ use reqwest::Method;
 use tokio::io::AsyncWriteExt;
 
 use crate::files::kills::{any, expire_many};
-use crate::files::uploads::{bytes, content, create, is_whole, sent};
+use crate::files::uploads::{assert_whole, bytes, content, create, sent};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, eventually, raw};
@@ -59,7 +59,7 @@ async fn a_process_that_was_paused_damages_nothing_when_it_wakes(store: Store) {
         assert!(answer.starts_with("HTTP/1.1 409 ") || !ends && answer.is_empty(), "{answer}");
         assert_eq!(one.offset(&path).await, Some(middle));
         assert_eq!(sent(other.patch(&path, middle, whole.slice(middle..))).await.status(), 204);
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         assert_eq!(one.offset(&path).await, Some(whole.len()));
     }
 }
@@ -91,13 +91,13 @@ async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Sto
         tokio::time::sleep(Duration::from_micros(any("paused after us", 400_000))).await;
         one.binary.signal(Signal::SIGSTOP);
         go_on(&other, &path, &whole).await;
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         one.binary.signal(Signal::SIGCONT);
         // Whatever the outcome for the paused process, it learns of it and damages nothing.
         let answer = raw::read_answer(&mut stream).await;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert!(matches!(status, "204" | "409" | "503"), "{answer}");
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         assert_eq!(one.offset(&path).await, Some(whole.len()));
         std::mem::swap(&mut one, &mut other);
     }

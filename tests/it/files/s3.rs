@@ -40,7 +40,7 @@ async fn holds(app: &TestApp, objects: usize) {
     panic!("{:?}", app.blobs().await);
 }
 
-async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
+async fn assert_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
     assert_eq!(app.see(user, path).await["sha256"], hex(whole));
     assert!(content(app, user, path).await == whole, "the bytes are others");
 }
@@ -63,7 +63,7 @@ async fn parts_fill_over_many_requests_to_two_instances() {
                 (204, &*end.to_string())
             );
         }
-        is_whole(&other, &anna, &path, &whole).await;
+        assert_whole(&other, &anna, &path, &whole).await;
         // A single object, whatever it was assembled from.
         holds(&app, 1).await;
         assert!(open_uploads(&app).await.is_empty());
@@ -100,7 +100,7 @@ async fn a_broken_connection_keeps_parts_and_tail() {
     }
     let rest = whole.slice(12 * MIB..);
     assert_eq!(sent(patch(&app, &anna, &path, 12 * MIB, rest)).await.status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_writer_that_is_overtaken_within_a_part_damages_nothing() {
     let sealed = "select count(*) from file_pieces where progress is null";
     let sealed: i64 = sqlx::query_scalar(sealed).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(sealed, 3);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
     assert!(open_uploads(&app).await.is_empty());
     assert_eq!(sent(tus(&app, &anna, Method::DELETE, &path)).await.status(), 204);
     app.clock.advance(TimeDelta::hours(26));
@@ -186,7 +186,7 @@ async fn bytes_with_a_checksum_that_does_not_match_are_cut_even_when_parts_were_
         assert_eq!(answer.status(), status);
     }
     assert_eq!(sent(patch(&app, &anna, &path, 10 * MIB, whole.slice(10 * MIB..))).await.status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 #[tokio::test]
@@ -207,16 +207,16 @@ async fn occasional_failures_of_s3_lose_no_acknowledged_bytes() {
         at = end;
     }
     // S3 is permanently unavailable: the request fails, and the offset stays.
-    let away = TestApp::builder()
+    let without_s3 = TestApp::builder()
         .beside(&app)
         .settings(&[("SALEBELL_FILES__S3_ENDPOINT", "http://127.0.0.1:1")])
         .spawn()
         .await;
-    let failed = sent(patch(&away, &anna, &path, at, whole.slice(at..))).await;
+    let failed = sent(patch(&without_s3, &anna, &path, at, whole.slice(at..))).await;
     assert_eq!(failed.status(), 503);
     assert_eq!(offset(&app, &anna, &path).await, at);
     assert_eq!(sent(patch(&other, &anna, &path, at, whole.slice(at..))).await.status(), 204);
-    is_whole(&other, &anna, &path, &whole).await;
+    assert_whole(&other, &anna, &path, &whole).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::files::uploads::{bytes, fed, header, is_whole, patch, sent, stored, tus};
+use crate::files::uploads::{assert_whole, bytes, fed, header, patch, sent, stored, tus};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
@@ -92,7 +92,7 @@ async fn the_reported_offset_is_where_the_next_request_can_continue(store: Store
         assert!(at <= CUT, "{at}");
         let rest = sent(protocol.rest(&app, &anna, &path, at, whole.slice(at..))).await;
         assert!(rest.status().is_success(), "{protocol:?}, round {round}: {} at {at}", rest.status());
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         drop(hanging);
     }
 }
@@ -114,7 +114,7 @@ async fn another_instance_reports_an_offset_that_stays_valid(store: Store) {
         assert!(if was_cut { at == CUT } else { at <= CUT }, "{at} in round {round}");
         let rest = sent(protocol.rest(&other, &anna, &path, at, whole.slice(at..))).await;
         assert!(rest.status().is_success(), "{protocol:?}, round {round}: {} at {at}", rest.status());
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         drop(hanging);
     }
 }
@@ -150,5 +150,5 @@ async fn the_offset_of_an_upload_of_a_dead_instance_is_reported_soon() {
     assert_eq!(crate::files::uploads::offset(&app, &anna, &path).await, 60);
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(sent(patch(&app, &anna, &path, 60, bytes(100).slice(60..))).await.status(), 204);
-    is_whole(&app, &anna, &path, &bytes(100)).await;
+    assert_whole(&app, &anna, &path, &bytes(100)).await;
 }

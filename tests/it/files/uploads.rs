@@ -63,7 +63,7 @@ pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 /// Checks that the file is complete and equals what was sent, to the last byte.
-pub async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
+pub async fn assert_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
     let file = app.see(user, path).await;
     assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
     assert!(content(app, user, path).await == whole, "the bytes are others");

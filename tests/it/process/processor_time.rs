@@ -53,7 +53,7 @@ fn check(address: &str) -> Duration {
     took[CHECKS * 99 / 100]
 }
 
-/// The same figure while threads unrelated to the process's work are busy: the effect of the machine alone.
+/// The same figure while threads unrelated to the process's work are busy: the effect of only the machine.
 async fn slowest_check_beside_others(app: &TestApp) -> Duration {
     let over = AtomicBool::new(false);
     let burn = || {

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-use crate::files::blobs::is_away;
+use crate::files::blobs::is_unavailable;
 
 /// Checks that a file may have this length. It reads neither the disk nor the account's usage.
 ///
@@ -45,13 +45,13 @@ fn full() -> Error {
 pub fn disk_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-        _ if is_away(&error) => away(error),
+        _ if is_unavailable(&error) => unavailable(error),
         _ => Error::unavailable(error),
     }
 }
 
 /// The refusal for a store that is not mounted or does not respond.
-pub fn away(error: io::Error) -> Error {
+pub fn unavailable(error: io::Error) -> Error {
     let detail =
         "The file storage is temporarily unavailable; bytes of an upload that were acknowledged are kept.";
     let mut refusal = Error::unavailable(error);

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::checksum::Expected;
-pub use self::free_space::{away, check_size};
+pub use self::free_space::{check_size, unavailable};
 pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::UploadRefusal;
 use crate::app::App;
