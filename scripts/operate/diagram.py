@@ -100,7 +100,7 @@ def references(stacks):
 
 
 def edges(stacks, kinds):
-    """The same between drawn resources, across all that are only followed."""
+    """Pairs of drawn resources between which data flows, also through resources that are only followed."""
     after = {}
     for begin, end in references(stacks):
         after.setdefault(begin, set()).add(end)

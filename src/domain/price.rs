@@ -376,10 +376,10 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
         (None, false) if after.amount > before.amount => TransitionKind::PriceRaised,
         (_, _) => TransitionKind::RegularChanged,
     };
-    let goes_on = open.or(recent.map(|ended| ended.resume(announced))).filter(|_| is_sale);
+    let continued = open.or(recent.map(|ended| ended.resume(announced))).filter(|_| is_sale);
     let rings_again = kind == TransitionKind::SaleDeepened
-        && goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
-    after.sale = match goes_on {
+        && continued.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
+    after.sale = match continued {
         Some(sale) => Some(Sale {
             id: sale.id,
             best: sale.best.into_iter().chain(paid).min(),

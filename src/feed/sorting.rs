@@ -40,7 +40,7 @@ impl LineObservation {
     }
 
     /// Sort order: by offer, then by time, then by line, so that the same input is always sorted the same way.
-    fn place(&self, other: &LineObservation) -> Ordering {
+    fn compare(&self, other: &LineObservation) -> Ordering {
         let key = |seen: &LineObservation| (seen.observation.observed_at, seen.line);
         self.offer().cmp(&other.offer()).then_with(|| key(self).cmp(&key(other)))
     }
@@ -227,7 +227,7 @@ fn read_line(run: &mut impl BufRead) -> io::Result<Option<LineObservation>> {
 /// Reversed order, so that the heap returns the first observation first.
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.seen.place(&self.seen)
+        other.seen.compare(&self.seen)
     }
 }
 
@@ -272,10 +272,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), room in 1_usize..20) {
+        fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), lines in 1_usize..20) {
             let all: Vec<LineObservation> = given.iter().enumerate().map(|(line, (sku, at))| seen(line as u64, *sku, *at)).collect();
             let mut sorter = Sorter::new(&std::env::temp_dir());
-            sorter.memory = room * OVERHEAD;
+            sorter.memory = lines * OVERHEAD;
             for one in all.clone() {
                 sorter.push(one).unwrap();
             }

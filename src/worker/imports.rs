@@ -549,12 +549,12 @@ impl Reading {
             }
             // The last offer may have more observations and stays behind, unless it fills the whole portion.
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
-            let goes_on = begin == 0;
+            let is_split = begin == 0;
             begin = 0;
             if self.sender.blocking_send(FromReader::Portion { seen: full, waits }).is_err() {
                 return Ok(Err(ReceiverGone));
             }
-            waits = goes_on;
+            waits = is_split;
         }
         match portion.seen {
             none if none.is_empty() => Ok(Ok(())),

@@ -100,7 +100,7 @@ fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
     sums
 }
 
-/// The same figures from the Prometheus endpoint.
+/// Sums of the same metrics at the Prometheus endpoint.
 fn totals(text: &str) -> BTreeMap<String, f64> {
     let mut totals = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {

@@ -132,13 +132,13 @@ async fn a_link_serves_any_client_up_to_its_limit(store: Store) {
     assert_eq!(listed["items"][0].get("path"), None, "shown once");
 
     let hour = link(json!({"expires_at": app.clock.now() + TimeDelta::hours(1)})).await;
-    let taken_back = link(json!({})).await;
-    let remove = format!("{links}/{}", taken_back["id"].as_str().unwrap());
+    let revoked = link(json!({})).await;
+    let remove = format!("{links}/{}", revoked["id"].as_str().unwrap());
     for (user, status) in [(&mallory, 404), (&anna, 204), (&anna, 404)] {
         let answer = app.request(Method::DELETE, &remove).bearer_auth(&user.token).send().await.unwrap();
         assert_eq!(answer.status(), status);
     }
-    assert_eq!(app.get(taken_back["path"].as_str().unwrap()).send().await.unwrap().status(), 404);
+    assert_eq!(app.get(revoked["path"].as_str().unwrap()).send().await.unwrap().status(), 404);
     assert_eq!(app.get(hour["path"].as_str().unwrap()).send().await.unwrap().status(), 200);
     app.clock.advance(TimeDelta::hours(2));
     assert_eq!(app.get(hour["path"].as_str().unwrap()).send().await.unwrap().status(), 404);

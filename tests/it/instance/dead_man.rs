@@ -171,7 +171,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_is_unavailable
     let (app, ec2) = group().await;
     let (proxy, url) = Proxy::before(&app.database).await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", &url)]).await;
-    let goes_on = async |member: &Member, times: usize| {
+    let assert_stays = async |member: &Member, times: usize| {
         eventually("it stays and reports why", async || {
             member.api.log().matches("and this instance goes on: ").count() >= times
         })
@@ -179,13 +179,13 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_is_unavailable
     };
     ec2.world().metadata_outage = Some(Fault::Status(500));
     member.check(&app).await;
-    goes_on(&member, 1).await;
+    assert_stays(&member, 1).await;
     ec2.world().metadata_outage = None;
     proxy.cut();
-    goes_on(&member, 2).await;
+    assert_stays(&member, 2).await;
     proxy.open();
     ec2.world().autoscaling_outage = Some(Fault::Status(400));
-    goes_on(&member, 3).await;
+    assert_stays(&member, 3).await;
     assert!(member.api.is_running());
     assert_eq!(member.state(&ec2), State::InService);
     // A refused termination does not hold back other instances.

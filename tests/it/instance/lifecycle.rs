@@ -1,5 +1,5 @@
 //! Launch and termination of an instance of an Auto Scaling group: `salebell ready` and `salebell terminating` as
-//! separate processes, beside a real API and a real worker.
+//! separate processes, next to a real API and a real worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ async fn launch(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     (ec2, settings)
 }
 
-/// The same with an instance in service.
+/// Makes the same group, with an instance in service.
 async fn in_service(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     let (ec2, settings) = launch(timeout).await;
     ec2.world().group.complete(ID, "launch", Outcome::Continue, Instant::now()).unwrap();
@@ -161,7 +161,7 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
 }
 
 #[tokio::test]
-async fn an_instance_in_service_that_is_given_up_is_replaced() {
+async fn an_instance_abandoned_in_service_is_replaced() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon", "--reason", "the API fails"], &settings, &[]);
     assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
@@ -250,7 +250,7 @@ async fn a_termination_under_load_fails_no_request_and_releases_all_work() {
     sink.wait_for("/hook", 1).await;
     // An upload in flight, and a request whose body arrives slowly.
     let file = services.api.create(1000).await;
-    let mut upload = services.api.asks_for_patch(&file, 0, 1000).await;
+    let mut upload = services.api.begin_requested_patch(&file, 0, 1000).await;
     let body = r#"{"name": "made while draining"}"#;
     let head = format!(
         "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -260,8 +260,8 @@ async fn a_termination_under_load_fails_no_request_and_releases_all_work() {
     );
     let mut slow = raw::begin(&services.api.url, &head).await;
 
-    // A load balancer that checks twice a second, and clients behind it. It sends them to no instance that is not
-    // ready, and after the termination never again to one that was not ready once.
+    // A load balancer that checks twice a second, and its clients. It sends them only to an instance that is ready,
+    // and after the termination never again to one that was not ready once.
     let (rotate, rotation) = watch::channel(false);
     let terminated = Arc::new(AtomicBool::new(false));
     let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -206,7 +206,7 @@ impl Surroundings {
         self.launch_with(number, &[])
     }
 
-    /// The same with additional files below /etc.
+    /// Launches an instance with additional files below /etc.
     pub fn launch_with(&self, number: u8, files: &[(&str, &str)]) -> Instance {
         let (id, address) = (format!("i-{number:08x}"), Ipv4Addr::new(10, 77, 0, number));
         self.ec2.launch_at(&id, IpAddr::V4(address));

@@ -31,7 +31,7 @@ impl Client {
         Client::start_as(url, None)
     }
 
-    /// The same with a user agent.
+    /// Starts a client with a user agent.
     pub fn start_as(url: &str, user_agent: Option<&str>) -> Client {
         let python = std::env::var("SALEBELL_TEST_PYTHON")
             .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");

@@ -157,8 +157,8 @@ impl<'a> Api<'a> {
         stream
     }
 
-    /// The same, once the API asks for these bytes.
-    pub async fn asks_for_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
+    /// Sends the head of such a PATCH, and returns once the API asks for the bytes.
+    pub async fn begin_requested_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
         raw::begin(&self.url, &head_of_patch(&self.user.token, path, offset, length)).await
     }
 

@@ -138,8 +138,8 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
         }
         state.received.lock().unwrap().push(request);
         state.news.notify_waiters();
-        let goes_on = answer(&mut stream, behaviour, &path, state).await;
-        if !goes_on? {
+        let stays_open = answer(&mut stream, behaviour, &path, state).await;
+        if !stays_open? {
             break;
         }
     }
@@ -165,7 +165,7 @@ async fn answer(
             (204, "", "")
         }
         Some(Behaviour::Hang) => {
-            // Until the other side gives up.
+            // Until the client closes the connection.
             let _ = stream.read_u8().await;
             answered(state, path);
             return Ok(false);

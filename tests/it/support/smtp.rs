@@ -57,7 +57,7 @@ impl MailServer {
         self.received.lock().unwrap().clone()
     }
 
-    /// The same, once there are `count` reports.
+    /// Waits for `count` reports; returns all so far.
     pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         for _ in 0..3000 {
             let received = self.received();

@@ -1,4 +1,4 @@
-//! Free space of the blob store.
+//! Bounds of an upload: the maximum size of a file, and the free space of the blob store.
 
 use std::io;
 
