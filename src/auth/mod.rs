@@ -48,9 +48,9 @@ const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
 const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
 /// Timeout of an update of `last_used_at`.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most tokens in each cache.
+/// Maximum number of tokens in each cache.
 const MAX_TOKENS: usize = 10_000;
-/// Most accounts that are cached by issuer and subject.
+/// Maximum number of accounts that are cached by issuer and subject.
 const MAX_ACCOUNTS: usize = 50_000;
 
 /// A caller with a valid token. Every query for resources of an account is restricted to its `account`.

@@ -10,7 +10,7 @@ use super::observation::Observation;
 
 use crate::domain::ids::{AccountId, BatchId};
 
-/// Most observations in one message. A report of up to this many is ordered by time as a whole.
+/// Maximum number of observations in one message. A report of up to this many is ordered by time as a whole.
 pub const MAX_OBSERVATIONS: usize = 16_384;
 
 /// Compression level of zstd: the fastest.

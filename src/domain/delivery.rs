@@ -2,7 +2,8 @@
 
 use super::text_enum::text_enum;
 
-/// Most attempts kept for one delivery: five times the schedule. After further redeliveries, the newest ones are kept.
+/// Maximum number of attempts kept for one delivery: five times the schedule. After further redeliveries, the newest
+/// ones are kept.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
 text_enum! {

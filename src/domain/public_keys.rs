@@ -4,7 +4,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-/// Most keys read of one set. No issuer has more; further keys are ignored.
+/// Maximum number of keys read of one set. No issuer has more; further keys are ignored.
 const MAX_KEYS: usize = 100;
 
 /// A key with the one algorithm that it is for. A token's own header cannot change the algorithm.

@@ -1,6 +1,6 @@
 //! Ranking of titles by how well they match what a user has typed. Both are normalised (`domain::title`).
 
-/// Most words of a search that are used; further ones are ignored.
+/// Maximum number of words of a search that are used; further ones are ignored.
 pub const MAX_WORDS: usize = 10;
 
 /// Points added to the score of a title that means exactly the game that was typed (`domain::title::key`).

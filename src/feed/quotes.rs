@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-/// Most columns of a CSV file.
+/// Maximum number of columns of a CSV file.
 pub const MOST_COLUMNS: usize = 1024;
 
 /// Longest price with its currency, in bytes.

@@ -20,15 +20,15 @@ use super::records::LONGEST_RECORD;
 const LONGEST_PIECE: u64 = 1 << 20;
 /// Longest item with all its markup and comments, in bytes. Its text is limited to the length of a record.
 const LONGEST_ITEM: u64 = 1 << 20;
-/// Most attributes of an item that are kept, and most attributes of a tag that are read.
+/// Maximum number of attributes of an item that are kept, and maximum number of attributes of a tag that are read.
 const MOST_ATTRIBUTES: usize = 1024;
-/// Most elements in an item, including nested ones.
+/// Maximum number of elements in an item, including nested ones.
 const MOST_ELEMENTS: usize = 16 << 10;
 /// Deepest nesting of elements.
 const DEEPEST: usize = 64;
 /// Longest name of an element, prefix or namespace, in bytes. Those of open elements are kept in memory.
 const LONGEST_NAME: usize = 1024;
-/// Most prefixes that may be bound at once.
+/// Maximum number of prefixes that may be bound at once.
 const MOST_BINDINGS: usize = 256;
 
 const ATOM: [&str; 2] = ["http://www.w3.org/2005/Atom", "http://purl.org/atom/ns#"];

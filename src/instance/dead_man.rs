@@ -23,7 +23,7 @@ pub const EXIT_CODE: u8 = 90;
 
 /// Interval between two checks of the silence.
 const TICK: Duration = Duration::from_secs(1);
-/// Most time that counts as silence between two checks. A process that was stopped, or whose machine slept, received
+/// Maximum time that counts as silence between two checks. A process that was stopped, or whose machine slept, received
 /// nothing in that time, which proves nothing.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
 

@@ -26,7 +26,8 @@ use crate::error::{Result, chain};
 
 /// Interval between two checks of the disk.
 const TICK: Duration = Duration::from_secs(2);
-/// Most time that counts as full between two checks. A process that was suspended has not checked the disk meanwhile.
+/// Maximum time that counts as full between two checks. A process that was suspended has not checked the disk
+/// meanwhile.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
 /// Timeout of one check; a disk that takes longer counts as unwritable.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);

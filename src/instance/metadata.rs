@@ -28,11 +28,11 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Most attempts per query. With the pauses between them, a query takes at most 13 s.
+/// Maximum number of attempts per query. With the pauses between them, a query takes at most 13 s.
 const ATTEMPTS: u32 = 5;
 /// Longest pause after the first attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Most bytes read of a response. The largest item is the user data, with 16 KiB.
+/// Maximum number of bytes read of a response. The largest item is the user data, with 16 KiB.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Client of the instance metadata service.

@@ -17,7 +17,7 @@ use crate::error::{Problem, chain};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds of the pause between two probes. The pause is an eighth of the time elapsed, so a fast start is noticed fast.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
-/// Most bytes read of a `/readyz` response.
+/// Maximum number of bytes read of a `/readyz` response.
 const MAX_BYTES: usize = 64 * 1024;
 /// Timeout for identifying the group, if that has not succeeded by the time the probes end.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use crate::error::connection;
 
 /// Timeout of the server's answer to QUIT. The message has been accepted by then.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most characters kept of a reason.
+/// Maximum number of characters kept of a reason.
 const MAX_REASON_CHARS: usize = 500;
 
 /// One message to one recipient.

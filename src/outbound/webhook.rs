@@ -22,9 +22,9 @@ use crate::domain::retries;
 use crate::error::connection;
 use crate::error::{Error, Result, chain};
 
-/// Most bytes read of an answer's body. The connection of a larger answer cannot be reused.
+/// Maximum number of bytes read of an answer's body. The connection of a larger answer cannot be reused.
 const MAX_ANSWER_BYTES: usize = 4 * 1024;
-/// Most characters kept of an answer, to explain a failure.
+/// Maximum number of characters kept of an answer, to explain a failure.
 const MAX_KEPT_CHARS: usize = 1_000;
 /// Timeout for reading the rest of a successful answer, which only makes the connection reusable.
 const MAX_DRAIN: Duration = Duration::from_secs(1);

@@ -327,8 +327,8 @@ fn end_when_stalled(stream: &TcpStream, after: Duration) {
     }
 }
 
-/// Most unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which are lost
-/// when a client disconnects, and which would be counted as delivered where bytes are counted.
+/// Maximum number of unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which
+/// are lost when a client disconnects, and which would be counted as delivered where bytes are counted.
 const MOST_UNSENT: u32 = 128 * 1024;
 
 fn hand_over_little(stream: &TcpStream) {
@@ -420,9 +420,9 @@ impl Conversation {
     }
 }
 
-/// Most concurrent streams of one connection; a load balancer opens no more.
+/// Maximum number of concurrent streams of one connection; a load balancer opens no more.
 const MAX_STREAMS: u32 = 128;
-/// Most bytes that wait in memory to be sent on each stream.
+/// Maximum number of bytes that wait in memory to be sent on each stream.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {

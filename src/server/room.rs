@@ -66,8 +66,8 @@ impl Room {
     }
 }
 
-/// Most connections of a listener in a process that may open `descriptors` file descriptors. An HTTP connection may
-/// need a second one, for the file that it sends or receives.
+/// Maximum number of connections of a listener in a process that may open `descriptors` file descriptors. An HTTP
+/// connection may need a second one, for the file that it sends or receives.
 fn automatic(config: &Config, descriptors: u64, speaks: Speaks) -> usize {
     let pools = 2 * u64::from(config.database.max_connections);
     let webhooks = config.worker.deliver_concurrency as u64;

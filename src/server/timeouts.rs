@@ -221,7 +221,7 @@ enum End {
 /// closed socket with a reset, and the peer then discards what it has not read yet: the refusal of the request that it
 /// is still sending. Reading therefore continues for a while (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(5);
-/// Most bytes that are read from a connection after its last response.
+/// Maximum number of bytes that are read from a connection after its last response.
 const LINGER_BYTES: usize = 16 << 20;
 /// Limit of connections that are read after their last response at the same time.
 static LINGERING: Semaphore = Semaphore::const_new(256);

@@ -27,8 +27,8 @@ use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Most concurrent handshakes that have received a first byte; further ones wait within their timeout. Each holds some
-/// 50 KiB.
+/// Maximum number of concurrent handshakes that have received a first byte; further ones wait within their timeout.
+/// Each holds some 50 KiB.
 const MAX_HANDSHAKES: usize = 1_000;
 /// Validity of a generated certificate from now on; an instance lives for 30 days at most.
 const MINTED_FOR: TimeDelta = TimeDelta::days(90);

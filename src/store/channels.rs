@@ -218,7 +218,7 @@ pub async fn update_channel(
     .ok_or_else(no_channel)
 }
 
-/// Most deliveries handled by one statement. There may be a million.
+/// Maximum number of deliveries handled by one statement. There may be a million.
 const SLICE: i64 = 10_000;
 
 /// Removes a channel with its deliveries, in slices that hold their locks only briefly. If it is interrupted, a

@@ -22,10 +22,10 @@ use crate::store::channels::DisabledReason;
 /// Time without a successful delivery after which a channel is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
-/// Most channels visited by one claim. Each is one descent of an index, a few microseconds.
+/// Maximum number of channels visited by one claim. Each is one descent of an index, a few microseconds.
 const MAX_CHANNELS_VISITED: i32 = 1_024;
 
-/// Most channels visited to find out how long deliveries have waited.
+/// Maximum number of channels visited to find out how long deliveries have waited.
 const CHANNELS_AGED: i64 = 2_000;
 
 /// Deliveries of disabled channels cancelled with one statement.

@@ -16,9 +16,9 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// Most keys kept for an account.
+/// Maximum number of keys kept for an account.
 pub const MAX_KEYS: i64 = 100_000;
-/// Most bytes kept with the keys of an account.
+/// Maximum number of bytes kept with the keys of an account.
 pub const MAX_BYTES: i64 = 64 << 20;
 /// Approximate cost of a key beside its answer, in bytes.
 const BYTES_OF_A_KEY: i64 = 512;
@@ -29,7 +29,7 @@ const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
 const COUNT_AFTER: i64 = 100;
 /// How long an account over its limits is refused without being counted again.
 const FULL_FOR: TimeDelta = TimeDelta::seconds(10);
-/// Most accounts remembered.
+/// Maximum number of accounts remembered.
 const MAX_ACCOUNTS: usize = 10_000;
 
 /// Identity of a request: a key of an account.

@@ -23,9 +23,9 @@ use crate::config::{EmfTarget, TelemetryConfig};
 const NAMESPACE: &str = "Salebell";
 /// Log target under which the journal shows the lines.
 pub const TARGET: &str = "salebell::emf";
-/// Most metrics of one line, as the format defines it.
+/// Maximum number of metrics of one line, as the format defines it.
 const MAX_METRICS: usize = 100;
-/// Most bytes of one line. The journal splits lines from stdout at 48 KiB; CloudWatch accepts 256 KiB.
+/// Maximum number of bytes of one line. The journal splits lines from stdout at 48 KiB; CloudWatch accepts 256 KiB.
 const MAX_BYTES: usize = 40 * 1024;
 
 /// Writes the metrics of this process.

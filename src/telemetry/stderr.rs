@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 /// Interval over which lines are collected before they are written together.
 const COLLECT_INTERVAL: Duration = Duration::from_millis(5);
-/// Most bytes of lines that wait to be written; further lines are only counted.
+/// Maximum number of bytes of lines that wait to be written; further lines are only counted.
 const MAX_WAITING: usize = 1 << 20;
 /// Timeout for writing the remaining lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);

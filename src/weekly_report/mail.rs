@@ -14,7 +14,7 @@ use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
 use crate::store::statistics::WeekStatistics;
 
-/// Most accounts that are named, fewer than on the page.
+/// Maximum number of accounts that are named, fewer than on the page.
 const ACCOUNTS: usize = 10;
 
 /// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt.

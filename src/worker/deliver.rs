@@ -38,7 +38,7 @@ const AHEAD_OF_PLACES: usize = 16;
 const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
 /// How long results wait for others, to be committed together.
 const LINGER: Duration = Duration::from_millis(10);
-/// Most results committed together.
+/// Maximum number of results committed together.
 const MAX_BATCH: usize = 1024;
 /// Wait before a batch that could not be recorded is tried again.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Times, WaitingEvent, WatchSlice};
 use crate::store::lease::Lease;
 
-/// Most events claimed from the outbox at once. Most of them concern games without a watch.
+/// Maximum number of events claimed from the outbox at once. Most of them concern games without a watch.
 const EVENTS_AT_ONCE: i64 = 500;
 
 /// Slices of an event made concurrently: one waits for the disk while the others compute.

@@ -147,7 +147,7 @@ struct Growing {
     piece: BlobWriter,
     piece_start: i64,
     hasher: Sha256,
-    /// Most bytes that the account's quota still allows.
+    /// Maximum number of bytes that the account's quota still allows.
     room: i64,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,

@@ -15,12 +15,13 @@ use crate::files::blobs::StrayBlob;
 use crate::files::concatenation::{DEAD_AFTER, concatenate};
 use crate::store::files::{removal, writing};
 
-/// Most files that one statement hides or lists.
+/// Maximum number of files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
 /// Pieces that are checked concurrently; each check is a request to S3.
 const CONCURRENT_CHECKS: usize = 32;
 
-/// Most orphans tolerated unconditionally. If there are more and they are the majority, nothing is removed.
+/// Maximum number of orphans tolerated unconditionally. If there are more and they are the majority, nothing is
+/// removed.
 const FEW: usize = 10;
 
 /// Completes concatenations whose process died or could not read the parts.

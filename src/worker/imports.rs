@@ -35,15 +35,15 @@ use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::lease::Lease;
 use crate::store::recording::stores;
 
-/// Most observations of one message: few enough to be recorded quickly and to keep several messages in little memory.
-/// A later version may lower this bound but not raise it, because a worker that takes over skips as many portions as
-/// the previous version has sent.
+/// Maximum number of observations of one message: few enough to be recorded quickly and to keep several messages in
+/// little memory. A later version may lower this bound but not raise it, because a worker that takes over skips as many
+/// portions as the previous version has sent.
 const PORTION: usize = 2_048;
 /// Approximate bound on the bytes of one message before compression: every bus accepts a message of that size.
 const PORTION_BYTES: usize = 150 << 10;
 /// Interval at which the progress is recorded and the lease is renewed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Most messages of an import that wait to be recorded: the bus serves others too.
+/// Maximum number of messages of an import that wait to be recorded: the bus serves others too.
 const MAX_WAITING: i64 = 16;
 /// Interval at which the worker polls for recorded messages.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -53,9 +53,9 @@ const MAX_TRIES: i32 = 5;
 const MAX_DEATHS: i32 = 20;
 /// Wait before an import that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
-/// Most refusals stored, and most warnings; further ones are only counted.
+/// Maximum number of refusals stored, and of warnings; further ones are only counted.
 const MAX_REFUSALS: i64 = 100_000;
-/// Most stores remembered as known or unknown.
+/// Maximum number of stores remembered as known or unknown.
 const MOST_KNOWN_STORES: usize = 10_000;
 /// Refusals written at once.
 const REFUSALS_AT_ONCE: usize = 1_000;

@@ -21,7 +21,7 @@ use crate::store::{batches, recording};
 const PAUSE: Duration = Duration::from_secs(2);
 /// Interval between attempts to release a message.
 const RELEASE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// Most reads of dead messages, several messages each, in one run of the job that counts them.
+/// Maximum number of reads of dead messages, several messages each, in one run of the job that counts them.
 const MAX_READS: usize = 1_000;
 /// How long one request for a message waits on a bus that cannot send notifications. The request is awaited to its
 /// end even when the process stops: a message handed to an abandoned request would be invisible until its lease

@@ -30,7 +30,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without any data after which a connection counts as broken.
 pub const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// Most bytes of a response. A response names at most every line of a slice, so a larger one is not from Salebell.
+/// Maximum number of bytes of a response. A response names at most every line of a slice, so a larger one is not from
+/// Salebell.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Client of one API with one token.

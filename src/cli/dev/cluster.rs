@@ -28,18 +28,18 @@ use crate::store;
 
 /// Name of the only role, and of the database that `store::databases` creates.
 const NAME: &str = "salebell";
-/// Most bytes of the socket folder's path. `sun_path` holds 107 bytes and a zero (unix(7)); `/.s.PGSQL.65535` takes up
-/// 15 of them.
+/// Maximum number of bytes of the socket folder's path. `sun_path` holds 107 bytes and a zero (unix(7));
+/// `/.s.PGSQL.65535` takes up 15 of them.
 const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.65535".len();
 /// Timeout of a start, far longer than crash recovery takes on any disk: it replays at most `max_wal_size`.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Timeout of a fast shutdown, after which an immediate one is requested.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most restarts within a minute; after that, `supervise` gives up.
+/// Maximum number of restarts within a minute; after that, `supervise` gives up.
 const MOST_RESTARTS: usize = 5;
 /// Timeout for leftover backends of a killed server to notice that it is gone.
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Most bytes of the server's log; a larger one is removed at start.
+/// Maximum number of bytes of the server's log; a larger one is removed at start.
 const LARGEST_LOG: u64 = 16 << 20;
 
 /// The running private server.

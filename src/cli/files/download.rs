@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::Positions;
 use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 
-/// Most bytes written to disk at once.
+/// Maximum number of bytes written to disk at once.
 const WRITE_AT_ONCE: usize = 512 << 10;
-/// Most redirects of one request: to the store of the bytes, and perhaps onwards from there.
+/// Maximum number of redirects of one request: to the store of the bytes, and perhaps onwards from there.
 const MAX_REDIRECTS: usize = 4;
 
 /// A version of a file, and its address.

@@ -34,7 +34,7 @@ use crate::error::chain;
 
 /// Interval between writes of the state.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Most changes of the file on the server during one run; after that, the command gives up.
+/// Maximum number of changes of the file on the server during one run; after that, the command gives up.
 const MAX_CHANGES: usize = 3;
 
 /// Download a file of yours by its id, or any file by its share link.

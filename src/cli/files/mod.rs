@@ -34,7 +34,7 @@ use crate::error::chain;
 const INTERRUPTED: u8 = 130;
 /// Interval between updates of a bar.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// Most files on one page of a list.
+/// Maximum number of files on one page of a list.
 const PAGE: usize = 200;
 
 /// Upload, download, list, remove and share files.

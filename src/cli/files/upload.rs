@@ -22,7 +22,7 @@ use crate::cli::api_client::{
 };
 
 const BYTES: &str = "application/offset+octet-stream";
-/// Most bytes read from disk at once.
+/// Maximum number of bytes read from disk at once.
 const READ_AT_ONCE: usize = 256 << 10;
 
 /// Properties of an upload that is to be created.

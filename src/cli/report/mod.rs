@@ -30,12 +30,12 @@ use crate::error::chain;
 use crate::feed::input::Input;
 use crate::feed::mapping::Mapping;
 
-/// Most refused lines printed; `--rejects` gets all of them.
+/// Maximum number of refused lines printed; `--rejects` gets all of them.
 const PRINTED_REFUSALS: u64 = 20;
-/// Most lines of a slice. That many fit into one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so a request
-/// that breaks off leaves nothing behind.
+/// Maximum number of lines of a slice. That many fit into one message of the bus (`domain::batch::MAX_OBSERVATIONS`),
+/// so a request that breaks off leaves nothing behind.
 const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
-/// Most observations that `--dry-run` prints.
+/// Maximum number of observations that `--dry-run` prints.
 const PRINTED_OBSERVATIONS: usize = 5;
 
 /// Report the prices of a file.

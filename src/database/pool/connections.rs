@@ -28,8 +28,8 @@ pub(super) type Reason = Arc<sqlx::Error>;
 /// Hook that runs on each new connection before it is used.
 pub type OnConnect = Arc<dyn Fn(&mut PgConnection) -> BoxFuture<'_, sqlx::Result<()>> + Send + Sync>;
 
-/// Most connections opened at once. Several, because each log-in takes several round trips; not all, because each
-/// costs processor time here and in the server, and the first one to be open can serve the waiters.
+/// Maximum number of connections opened at once. Several, because each log-in takes several round trips; not all,
+/// because each costs processor time here and in the server, and the first one to be open can serve the waiters.
 const AT_ONCE: usize = 8;
 /// Time without a finished attempt after which another one is begun: the others may be waiting for a host that is
 /// gone while its name leads to another by now.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{StrayBlob, blocking};
 
-/// Most bytes read at once.
+/// Maximum number of bytes read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
 /// Interval at which a caller that waits for a blocking thread checks whether the file system still answers.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

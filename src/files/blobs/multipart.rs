@@ -29,7 +29,8 @@ use crate::config::MAX_BYTES_IN_S3;
 pub const PART: u64 = 5 << 20;
 /// S3 accepts at most 10,000 parts.
 const _: () = assert!(MAX_BYTES_IN_S3 as u64 == 10_000 * PART);
-/// Most parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them has arrived.
+/// Maximum number of parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them
+/// has arrived.
 const PARTS_AT_ONCE: usize = 3;
 /// Interval at which a tail is written, unless a part is full or a request waits for it. Each tail costs a request to
 /// S3.

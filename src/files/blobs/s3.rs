@@ -33,7 +33,7 @@ use crate::config::FilesConfig;
 /// Age from which a blob or an upload that no row names is an orphan. An upload that has reported nothing for a day has
 /// expired, and with it everything that it wrote but never reported. Nothing older can be reported any more.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
-/// Most parts and tails that are in memory at once, for any number of uploads.
+/// Maximum number of parts and tails that are in memory at once, for any number of uploads.
 const BUFFERS: usize = 6;
 /// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -323,7 +323,8 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     Ok(value)
 }
 
-/// Most characters of a name or a value that an error repeats; more could truncate the sentence around them.
+/// Maximum number of characters of a name or a value that an error repeats; more could truncate the sentence around
+/// them.
 const MAX_REPEATED: usize = 200;
 
 /// Rewords serde's message about a value in the terms of JSON instead of Rust.

@@ -14,8 +14,8 @@ use crate::domain::link::Admission;
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::files::links::{self, SharedFile};
 
-/// Most bytes that are passed to the connection at once. The connection buffers some pieces, and bytes that a
-/// disconnecting client did not receive should not be counted.
+/// Maximum number of bytes that are passed to the connection at once. The connection buffers some pieces, and bytes
+/// that a disconnecting client did not receive should not be counted.
 const PIECE: usize = 64 << 10;
 /// Delay between the head and the first byte. A client that only inspects the head, and then requests parts,
 /// disconnects within this time.
@@ -27,7 +27,8 @@ const WAITS: Duration = Duration::from_secs(3);
 const PART_WAITS: Duration = Duration::from_secs(10);
 /// Interval at which a waiting request checks again.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Most bytes of a broken-off response that may still have been in buffers between the process and its client.
+/// Maximum number of bytes of a broken-off response that may still have been in buffers between the process and its
+/// client.
 const MOST_UNREAD: u64 = 8 << 20;
 /// How long such bytes are not counted as served, and can be requested again.
 const GRACE: Duration = Duration::from_secs(5);

@@ -57,9 +57,10 @@ const LOCK: Duration = Duration::from_secs(30);
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of claiming a key where the key is optional.
 const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it has one.
+/// Maximum number of bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it
+/// has one.
 const MAX_KEPT: usize = 64 << 10;
-/// Most bytes of a response that is read to be saved; none of ours is larger.
+/// Maximum number of bytes of a response that is read to be saved; none of ours is larger.
 const MAX_ANSWER: u64 = 16 << 20;
 
 /// Short form of a response that is too large to be saved whole; the handler adds it to the response's extensions.

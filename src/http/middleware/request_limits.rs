@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Longest path with query, in bytes; a longer one is refused with 414.
 const MAX_URI_BYTES: usize = 16 * 1024;
-/// Most bytes of all headers together; larger ones are refused with 431.
+/// Maximum number of bytes of all headers together; larger ones are refused with 431.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// Refuses a request with an invalid head, and closes its connection.

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::http::request_state::Peer;
 
-/// Most addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is longer.
+/// Maximum number of addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is
+/// longer.
 const MAX_HOPS: usize = 16;
 
 /// The client of a request.

@@ -78,7 +78,7 @@ impl Bus {
         matches!(self, Bus::Aws { .. })
     }
 
-    /// Most bytes of one payload. `None`: no limit.
+    /// Maximum number of bytes of one payload. `None`: no limit.
     pub fn max_payload(&self) -> Option<usize> {
         match self {
             Bus::Postgres { .. } => None,

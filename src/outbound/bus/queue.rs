@@ -27,7 +27,7 @@ use crate::store::lease::Lease;
 
 /// Longest wait for a message that SQS allows.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// Most messages of one receive.
+/// Maximum number of messages of one receive.
 const MAX_RECEIVED: i64 = 10;
 /// How long a dead message is hidden while it is moved.
 const DEAD_HOLD: Duration = Duration::from_secs(60);

@@ -35,7 +35,7 @@ pub struct WriteLease {
     pub piece_start: i64,
     /// State from which the store of blobs continues the piece.
     pub progress: Option<Value>,
-    /// Most bytes accepted, whatever the length of the file.
+    /// Maximum number of bytes accepted, whatever the length of the file.
     pub room: i64,
 }
 

@@ -61,7 +61,7 @@ struct Hands {
 struct Channel {
     waiting: VecDeque<Outbound>,
     sending: usize,
-    /// Most deliveries sent concurrently.
+    /// Maximum number of deliveries sent concurrently.
     places: usize,
     /// Set if more is due than was read: another claim is worthwhile once no more than this many deliveries wait.
     claim_below: Option<usize>,
@@ -71,7 +71,7 @@ struct Channel {
 /// Allowance of one claim for a channel.
 pub struct Room {
     pub channel: ChannelId,
-    /// Most deliveries that may be added.
+    /// Maximum number of deliveries that may be added.
     pub share: usize,
     /// Deliveries of the channel that are in flight already.
     pub in_flight: Vec<DeliveryId>,

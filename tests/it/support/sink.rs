@@ -88,7 +88,7 @@ impl Sink {
         self.state.received.lock().unwrap().iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// Most requests for a path that were in flight at once.
+    /// Maximum number of requests for a path that were in flight at once.
     pub fn most_in_flight(&self, path: &str) -> usize {
         self.state.in_flight.lock().unwrap().get(path).map_or(0, |(_, most)| *most)
     }

@@ -33,13 +33,14 @@ use crate::store::files;
 use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
 use crate::store::lease::Lease;
 
-/// Most bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
+/// Maximum number of bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
 const MOST_AT_ONCE: usize = 1 << 20;
-/// Most bytes that all uploads of the process together write at once; their buffers take up to twice as much memory.
+/// Maximum number of bytes that all uploads of the process together write at once; their buffers take up to twice as
+/// much memory.
 const AT_ONCE_OF_ALL: usize = 32 << 20;
 /// Bytes that each upload may write at once regardless of their number.
 const LEAST_AT_ONCE: usize = 128 << 10;
-/// Most pieces of the body that are written at once: each keeps the buffer alive that it was read into.
+/// Maximum number of pieces of the body that are written at once: each keeps the buffer alive that it was read into.
 const PIECES_AT_ONCE: usize = 64;
 /// Interval at which the bytes that have arrived are made durable, while more arrive.
 const RECORD_EVERY: Duration = Duration::from_secs(2);

@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::ids::FileId;
 
-/// Most pairs of `Upload-Metadata`.
+/// Maximum number of pairs of `Upload-Metadata`.
 const MAX_METADATA_PAIRS: usize = 32;
-/// Most bytes of `Upload-Metadata`.
+/// Maximum number of bytes of `Upload-Metadata`.
 const MAX_METADATA_BYTES: usize = 8 * 1024;
-/// Most parts of a concatenation.
+/// Maximum number of parts of a concatenation.
 const MAX_PARTS: usize = 1_000;
 
 /// Parses `Upload-Metadata`: keys with base64 values, which are decoded; a key without a value has an empty one.
