@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_week_is_what_its_text_says() {
+    fn a_week_is_parsed_from_its_own_text() {
         let mut week: Week = "1999-W50".parse().unwrap();
         for _ in 0..60 * 52 {
             assert_eq!(week.to_string().parse(), Ok(week));

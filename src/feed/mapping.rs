@@ -103,9 +103,9 @@ impl Mapping {
     pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, FeedError> {
         let mut columns = Vec::new();
         for (field, name) in &self.columns {
-            let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
-            match (places.next(), places.next()) {
-                (Some((place, _)), None) => columns.push((*field, place)),
+            let mut indices = header.iter().enumerate().filter(|(_, column)| *column == name);
+            match (indices.next(), indices.next()) {
+                (Some((index, _)), None) => columns.push((*field, index)),
                 (Some(_), Some(_)) => {
                     return Err(FeedError::RepeatedColumn(name.clone()));
                 }
@@ -120,12 +120,12 @@ impl Mapping {
             if is_named {
                 continue;
             }
-            let mut places = header.iter().enumerate().filter(|(_, column)| *column == field);
-            let Some((place, _)) = places.next() else { continue };
-            if places.next().is_some() {
+            let mut indices = header.iter().enumerate().filter(|(_, column)| *column == field);
+            let Some((index, _)) = indices.next() else { continue };
+            if indices.next().is_some() {
                 return Err(FeedError::RepeatedColumn(field.to_owned()));
             }
-            columns.push((field, place));
+            columns.push((field, index));
         }
         let has = |field: &str| {
             columns.iter().any(|(known, _)| *known == field)
@@ -139,7 +139,7 @@ impl Mapping {
         let ignored = header
             .iter()
             .enumerate()
-            .filter(|(place, _)| columns.iter().all(|(_, taken)| taken != place))
+            .filter(|(index, _)| columns.iter().all(|(_, taken)| taken != index))
             .map(|(_, name)| name.clone())
             .collect();
         let (constants, width, zone) = (self.constants.clone(), header.len(), self.zone);
@@ -191,8 +191,8 @@ pub struct ColumnMapping {
 
 impl ColumnMapping {
     /// Index of the column for this field.
-    pub fn place(&self, field: &str) -> Option<usize> {
-        self.columns.iter().find(|(known, _)| *known == field).map(|(_, place)| *place)
+    pub fn index(&self, field: &str) -> Option<usize> {
+        self.columns.iter().find(|(known, _)| *known == field).map(|(_, index)| *index)
     }
 
     /// Whether a column or a constant provides this field.
@@ -211,7 +211,7 @@ impl ColumnMapping {
         }
         let mut fields = Vec::with_capacity(self.columns.len() + self.constants.len());
         // People edit CSV in spreadsheets, and our exports protect text from being read as formulas there.
-        let columns = self.columns.iter().map(|(field, place)| (*field, unguard(&record[*place])));
+        let columns = self.columns.iter().map(|(field, index)| (*field, unguard(&record[*index])));
         let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
         for (field, text) in columns.chain(constants) {
             if !text.is_empty() {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 
 /// Maximum number of columns of a CSV file.
-pub const MOST_COLUMNS: usize = 1024;
+pub const MAX_COLUMNS: usize = 1024;
 
 /// Longest price with its currency, in bytes.
 const LONGEST_PRICE: usize = 40;
@@ -100,7 +100,7 @@ impl RecordFields {
 
 /// The fields of one line, which is passed without its line end.
 pub fn read_line(line: &[u8], dialect: &Dialect) -> RecordFields {
-    read(line, true, dialect, MOST_COLUMNS + 1).fields
+    read(line, true, dialect, MAX_COLUMNS + 1).fields
 }
 
 /// A line without the `\r` that belongs to its line end.
@@ -195,7 +195,7 @@ fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Clo
 /// with something like a price in the price column.
 pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> Judged {
     let dialect = &table.dialect;
-    let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
+    let read = read(bytes, whole, dialect, table.columns.unwrap_or(MAX_COLUMNS));
     let judged = |verdict| Judged { verdict, examined: read.examined };
     let Some(length) = read.length else { return judged(QuoteVerdict::OpenQuote) };
     let is_one_line = memchr(dialect.line_end, bytes).is_none_or(|end| length <= end + 1);

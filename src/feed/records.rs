@@ -11,7 +11,7 @@ use memchr::{memchr, memmem};
 use super::encoding::UNREADABLE;
 use super::error::FeedError;
 use super::input::FeedFormat;
-use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
+use super::quotes::{self, Dialect, MAX_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
 
 /// Longest record in bytes. A longer line is refused with its number.
@@ -244,9 +244,9 @@ fn split(line: &[u8], table: &Table) -> Content {
         Ok(text) => text,
         Err(why) => return Content::Broken(why),
     };
-    let mut fields = Vec::with_capacity(table.columns.unwrap_or_default().min(MOST_COLUMNS));
+    let mut fields = Vec::with_capacity(table.columns.unwrap_or_default().min(MAX_COLUMNS));
     for field in text.split(delimiter) {
-        if fields.len() == MOST_COLUMNS {
+        if fields.len() == MAX_COLUMNS {
             return too_many();
         }
         fields.push(trim_unseen(field).to_owned());
@@ -255,7 +255,7 @@ fn split(line: &[u8], table: &Table) -> Content {
 }
 
 fn content_of(record: &[u8], fields: &RecordFields) -> Content {
-    if fields.count() > MOST_COLUMNS {
+    if fields.count() > MAX_COLUMNS {
         return too_many();
     }
     match text_of(record) {
@@ -265,7 +265,7 @@ fn content_of(record: &[u8], fields: &RecordFields) -> Content {
 }
 
 fn too_many() -> Content {
-    Content::Broken(format!("has more than {MOST_COLUMNS} columns"))
+    Content::Broken(format!("has more than {MAX_COLUMNS} columns"))
 }
 
 /// Guesses the delimiter: whichever of comma, semicolon and tab is most frequent in the header outside of quotation

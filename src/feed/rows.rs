@@ -69,7 +69,7 @@ impl Rows {
             (FeedFormat::Csv, Meaning::Fields(mapping)) => {
                 let mut records = Records::open(input.reader, FeedFormat::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
-                records.set_columns(columns.place("price"), columns.place("sku"));
+                records.set_columns(columns.index("price"), columns.index("sku"));
                 Source::Columns(records, columns)
             }
             (FeedFormat::Ndjson, Meaning::Fields(mapping)) => {

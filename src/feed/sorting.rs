@@ -17,7 +17,7 @@ const MEMORY: usize = 16 << 20;
 const OVERHEAD: usize = 320;
 /// Number of runs of a level that are merged into one run of the next. Each run being merged needs buffers of a third
 /// of a MiB.
-const MOST_RUNS: usize = 32;
+const MAX_RUNS: usize = 32;
 
 /// An observation and its line in the input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ impl Sorter {
             }
             let runs = &mut self.levels[level];
             runs.push(made);
-            if runs.len() < MOST_RUNS {
+            if runs.len() < MAX_RUNS {
                 break;
             }
             let mut merged = Run::create(&self.scratch)?;

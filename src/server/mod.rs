@@ -329,10 +329,10 @@ fn end_when_stalled(stream: &TcpStream, after: Duration) {
 
 /// Maximum number of unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which
 /// are lost when a client disconnects, and which would be counted as delivered where bytes are counted.
-const MOST_UNSENT: u32 = 128 * 1024;
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 
 fn hand_over_little(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
         log::debug!(target: "salebell::server", "a connection takes as much as it likes: {error}");
     }
 }

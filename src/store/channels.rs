@@ -55,7 +55,7 @@ pub struct Channel {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What is needed to send to a channel. The secrets are encrypted for its id.
+/// Address and secrets of a channel, to send to it. The secrets are encrypted for its id.
 pub struct Target {
     pub url: String,
     pub secret: Vec<u8>,

@@ -23,7 +23,7 @@ pub const MAX_BYTES: i64 = 64 << 20;
 /// Approximate cost of a key beside its answer, in bytes.
 const BYTES_OF_A_KEY: i64 = 512;
 /// Time after which an account is counted again.
-const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
+const COUNT_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 /// Divisor of the limits: an account that has used this fraction of one is counted again. A fraction, because counting
 /// costs more the more there is.
 const COUNT_AFTER: i64 = 100;
@@ -214,7 +214,7 @@ impl KeptAnswers {
         let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
         let mut accounts = self.0.lock();
         if accounts.len() >= MAX_ACCOUNTS {
-            accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
+            accounts.retain(|_, counted| now - counted.at < COUNT_INTERVAL);
             if accounts.len() >= MAX_ACCOUNTS {
                 accounts.clear();
             }
@@ -227,7 +227,7 @@ impl KeptAnswers {
     fn count_key(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
         let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
-        let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
+        let lasts = if counted.full { FULL_FOR } else { COUNT_INTERVAL };
         let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
         if now - counted.at >= lasts || (much && !counted.full) {
             return None;

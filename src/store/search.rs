@@ -16,7 +16,7 @@ use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_
 use crate::domain::title::{key, normalise};
 use crate::error::Result;
 
-/// Maximum number of titles considered that contain the words; of more, the newest.
+/// Maximum number of titles considered that contain the words; if there are more, the newest.
 const MAX_HOLDING: i64 = 300;
 /// Maximum number of titles considered that begin with the search text, in alphabetical order.
 const MAX_BEGINNING: i64 = 200;

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_it_and_has_a_header_without_rows_too() {
+    fn csv_quotes_fields_that_need_it_and_has_a_header_even_without_rows() {
         let mut writer = TextWriter::new(COLUMNS, false);
         let mut text = writer.write(&rows()[..1]).to_vec();
         text.extend_from_slice(&writer.write(&rows()[1..]));

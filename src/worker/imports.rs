@@ -56,7 +56,7 @@ const RETRY: TimeDelta = TimeDelta::seconds(10);
 /// Maximum number of refusals stored, and of warnings; further ones are only counted.
 const MAX_REFUSALS: i64 = 100_000;
 /// Maximum number of stores remembered as known or unknown.
-const MOST_KNOWN_STORES: usize = 10_000;
+const MAX_KNOWN_STORES: usize = 10_000;
 /// Refusals written at once.
 const REFUSALS_AT_ONCE: usize = 1_000;
 
@@ -321,7 +321,7 @@ impl<'a> Sending<'a> {
     async fn without_unknown_stores(&mut self, seen: Vec<LineObservation>) -> Result<Vec<Observation>, Stop> {
         if !self.import.may_create_stores {
             // A file may name a new store on every line.
-            if self.known_stores.len() > MOST_KNOWN_STORES {
+            if self.known_stores.len() > MAX_KNOWN_STORES {
                 self.known_stores.clear();
             }
             let mut slugs: Vec<&str> = seen.iter().map(|seen| seen.observation.store.as_str()).collect();

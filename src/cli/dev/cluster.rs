@@ -36,7 +36,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Timeout of a fast shutdown, after which an immediate one is requested.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of restarts within a minute; after that, `supervise` gives up.
-const MOST_RESTARTS: usize = 5;
+const MAX_RESTARTS: usize = 5;
 /// Timeout for leftover backends of a killed server to notice that it is gone.
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum number of bytes of the server's log; a larger one is removed at start.
@@ -120,7 +120,7 @@ impl Cluster {
                 Err(error) => return anyhow!("cannot wait for postgres: {error}"),
             };
             restarts.retain(|at: &Instant| at.elapsed() < Duration::from_secs(60));
-            if restarts.len() >= MOST_RESTARTS {
+            if restarts.len() >= MAX_RESTARTS {
                 return anyhow!(
                     "the private PostgreSQL server ends again and again ({status}); its log is {}",
                     self.folder.join("log").display()

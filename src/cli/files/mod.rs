@@ -33,7 +33,7 @@ use crate::error::chain;
 /// Exit code by which shells recognize that Ctrl-C ended a command.
 const INTERRUPTED: u8 = 130;
 /// Interval between updates of a bar.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of files on one page of a list.
 const PAGE: usize = 200;
 
@@ -293,7 +293,7 @@ impl Display {
             loop {
                 moved.store(positions.sum(), Ordering::Relaxed);
                 progress.show(&name, &mut last);
-                tokio::time::sleep(SHOW_EVERY).await;
+                tokio::time::sleep(UPDATE_INTERVAL).await;
             }
         };
         tokio::select! { done = work => done, () = show => unreachable!("it shows for ever") }

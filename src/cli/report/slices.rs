@@ -66,7 +66,7 @@ impl Cutter {
             FeedFormat::Csv => {
                 let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
-                records.set_columns(columns.place("price"), columns.place("sku"));
+                records.set_columns(columns.index("price"), columns.index("sku"));
                 Some(columns)
             }
         };

@@ -39,7 +39,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ATTEMPTS: usize = (ATTEMPT_TIMEOUT.as_millis() / SLOW.as_millis()) as usize;
 /// Pause between two attempts while the database is unavailable. Once it is back, no caller waits longer than this
 /// and a log-in.
-const RETRY_EVERY: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after the password was refused, unless another is known earlier.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// Age from which an attempt that was not refused counts as a log-in under way.
@@ -56,7 +56,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Age at which a connection is closed. An added server, or a new address of the same name, thus gets its share.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Interval at which idle connections are checked.
-const REAP_EVERY: Duration = Duration::from_secs(10);
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An open connection and its age.
 struct Live {
@@ -337,7 +337,7 @@ impl Connections {
         if state.failure.is_none() {
             self.test_idle(state);
         }
-        self.pause(state, error, RETRY_EVERY);
+        self.pause(state, error, RETRY_INTERVAL);
         state.silent = silent;
     }
 
@@ -505,7 +505,7 @@ impl Connections {
 /// Closes expired connections for as long as the pool exists.
 async fn reap(pool: Weak<Connections>) {
     loop {
-        tokio::time::sleep(REAP_EVERY).await;
+        tokio::time::sleep(REAP_INTERVAL).await;
         let Some(expired) = pool.upgrade().map(|pool| pool.take_expired()) else { return };
         for live in expired {
             close(live).await;

@@ -198,7 +198,7 @@ fn an_end_that_is_moved_resumes_a_sale_that_was_over() {
         let mut recorder = OfferRecorder::open(known.clone(), &rules, &mut later);
         recorder.apply(&announced(5, 500, end));
         recorder.close();
-        later.resume_what_was_over(at(now));
+        later.resume_prolonged_sales(at(now));
         later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
     };
     let sale = known.price.unwrap().sale.map(|sale| sale.id);

@@ -78,7 +78,7 @@ fn a_record_beyond_the_limit_is_broken_and_the_next_is_read() {
         read_through(1000, FeedFormat::Csv, As::default(), just_fits.as_bytes())[1].1,
         Content::Fields(_)
     ));
-    let wide = format!("a\n{}\nb\n", ",".repeat(MOST_COLUMNS));
+    let wide = format!("a\n{}\nb\n", ",".repeat(MAX_COLUMNS));
     assert!(matches!(&read(FeedFormat::Csv, &wide)[1].1, Content::Broken(why) if why.contains("columns")));
 }
 
@@ -94,7 +94,7 @@ fn json_lines_are_counted_and_invalid_utf8_is_one_broken_line() {
 }
 
 #[test]
-fn the_delimiter_is_what_the_header_has_most_of() {
+fn the_delimiter_is_the_most_frequent_candidate_in_the_header() {
     for (header, delimiter) in [
         ("a,b;c,d", b','),
         ("a;b;c", b';'),

@@ -203,7 +203,7 @@ fn an_item_without_end_is_refused_and_the_next_is_read() {
         assert_eq!(items.read_next().unwrap().unwrap().attributes.unwrap()[0].1, "2", "{unit:.40}");
     }
     let name = "x".repeat(LONGEST_NAME + 1);
-    let bindings: String = (0..=MOST_BINDINGS).map(|number| format!(" xmlns:p{number}='u'")).collect();
+    let bindings: String = (0..=MAX_BINDINGS).map(|number| format!(" xmlns:p{number}='u'")).collect();
     for endless in [
         format!("<rss><{name}/>"),
         format!("<rss{bindings}><item/></rss>"),

@@ -66,8 +66,8 @@ impl Mount {
     /// The file system is unavailable now.
     pub fn watch(path: &Path) -> io::Result<Mount> {
         let owned = path.to_owned();
-        look(path).map_err(|(_, detail)| io::Error::other(detail))?;
-        Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || look(&owned))
+        probe(path).map_err(|(_, detail)| io::Error::other(detail))?;
+        Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || probe(&owned))
     }
 
     /// A mount that is not polled, with a fixed problem.
@@ -84,7 +84,7 @@ impl Mount {
     fn watch_with(
         pause: Duration,
         timeout: Duration,
-        look: impl Fn() -> Result<(), Problem> + Send + 'static,
+        probe: impl Fn() -> Result<(), Problem> + Send + 'static,
     ) -> io::Result<Mount> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let watched = Arc::downgrade(&seen);
@@ -95,7 +95,7 @@ impl Mount {
                 let Some(seen) = watched.upgrade() else { return };
                 seen.lock().since = Some(Instant::now());
                 drop(seen);
-                let found = look();
+                let found = probe();
                 let Some(seen) = watched.upgrade() else { return };
                 seen.lock().note(found);
             }
@@ -142,7 +142,7 @@ impl Seen {
 }
 
 /// Checks the file system once. Blocks for as long as the file system does.
-fn look(path: &Path) -> Result<(), Problem> {
+fn probe(path: &Path) -> Result<(), Problem> {
     let named = |detail: String| format!("files.directory {}: {detail}", path.display());
     match is_mounted(path) {
         Ok(true) => {}

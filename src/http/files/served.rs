@@ -29,7 +29,7 @@ const PART_WAITS: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum number of bytes of a broken-off response that may still have been in buffers between the process and its
 /// client.
-const MOST_UNREAD: u64 = 8 << 20;
+const MAX_UNREAD_BYTES: u64 = 8 << 20;
 /// How long such bytes are not counted as served, and can be requested again.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -146,7 +146,7 @@ impl Served {
         let (promised, start, sent) = (self.promised, self.start, self.sent);
         let unsure = match sent < self.length {
             _ if promised == 0 => 0,
-            true => sent.min(MOST_UNREAD),
+            true => sent.min(MAX_UNREAD_BYTES),
             // The client may still disconnect and request the bytes again in other parts, so the last byte of a part
             // counts later and the link is not used up at once.
             false => u64::from(self.is_part),

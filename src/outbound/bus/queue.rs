@@ -52,7 +52,7 @@ pub struct HeldMessage {
     sent_at: DateTime<Utc>,
 }
 
-/// What SNS wraps a message in unless the subscription asks for raw delivery.
+/// Envelope in which SNS wraps a message unless the subscription asks for raw delivery.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "Message")]

@@ -185,7 +185,7 @@ pub async fn take_from_silent(
     Ok(if written { UploadActivity::BeingWritten } else { UploadActivity::Resting })
 }
 
-/// What a writer has made durable.
+/// Bytes that a writer has made durable.
 pub struct DurableBytes<'a> {
     pub file: FileId,
     pub writer: Uuid,

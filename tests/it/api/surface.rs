@@ -151,7 +151,7 @@ async fn json_ends_with_a_line_feed_and_its_length_and_tag_count_it() {
 }
 
 #[tokio::test]
-async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is() {
+async fn a_browser_at_the_root_gets_a_page_with_a_link_to_the_documentation() {
     let app = TestApp::spawn().await;
     let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let page = app.get("/").header("accept", browser).send().await.unwrap();

@@ -261,7 +261,7 @@ async fn a_line_is_a_message_of_the_journal_and_there_is_nothing_else_in_it() {
 }
 
 #[tokio::test]
-async fn a_journald_hands_on_what_it_got_as_it_was() {
+async fn a_journald_forwards_lines_unchanged() {
     let Some(wrapper) = beside_a_journald() else { return };
     let app = TestApp::spawn().await;
     let settings = [("SALEBELL_TELEMETRY__EMF", "journal"), PROD];

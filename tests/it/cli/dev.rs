@@ -253,7 +253,7 @@ fn run(command: &mut Command) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_first_start_says_what_runs_where_and_little_else() {
+async fn the_first_start_prints_the_running_services_with_their_addresses_and_little_else() {
     // If another test or program was quicker, the ports are in use as well.
     let _taken = [TcpListener::bind("127.0.0.1:9000"), TcpListener::bind("127.0.0.1:9100")];
     let scratch = Scratch::new();

@@ -66,7 +66,7 @@ async fn an_invalid_channel_is_refused_with_all_reasons() {
 }
 
 #[tokio::test]
-async fn an_account_has_a_limit_of_channels() {
+async fn the_number_of_channels_of_an_account_is_limited() {
     let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__CHANNELS_PER_ACCOUNT", "2")]).spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let body = |n: usize| json!({"kind": "webhook", "name": "a", "url": format!("http://127.0.0.1/{n}")});
@@ -83,7 +83,7 @@ async fn an_account_has_a_limit_of_channels() {
 }
 
 #[tokio::test]
-async fn the_same_channel_created_again_is_the_existing_one() {
+async fn creating_the_same_channel_again_returns_the_existing_one() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let post = async |user: &User, name: &str, url: &str| {
@@ -297,7 +297,7 @@ async fn a_test_delivery_reports_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_disabled_channel_is_recovered_with_what_died_since() {
+async fn recovering_a_disabled_channel_redelivers_its_dead_deliveries_since_then() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1/").await;

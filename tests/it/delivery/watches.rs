@@ -432,7 +432,7 @@ async fn of_twenty_concurrent_requests_for_the_same_watch_one_creates_it() {
 }
 
 #[tokio::test]
-async fn a_watch_takes_countries_and_keeps_what_it_had() {
+async fn a_watch_accepts_countries_and_keeps_stored_regions_of_other_kinds() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     report(&app, &shop, seen("a", "20.00", 1)).await;

@@ -56,7 +56,7 @@ async fn shop(app: &TestApp) -> User {
 }
 
 #[tokio::test]
-async fn exported_prices_are_what_an_import_reads() {
+async fn exported_prices_can_be_imported() {
     let (one, other) = (TestApp::spawn().await, TestApp::spawn().await);
     let (anna, ben) = (shop(&one).await, other.user("ben", &SCOPES).await);
     let history = async |app: &TestApp| {

@@ -14,7 +14,7 @@ crate::on_both_buses!(
     only_a_token_for_the_catalogue_may_add_a_store,
     a_reporter_needs_the_scope_and_sees_only_its_own_batches,
     a_stream_longer_than_a_message_becomes_parts_of_one_batch,
-    refusals_repeat_little_of_what_is_refused,
+    refusals_repeat_little_of_the_refused_lines,
 );
 
 async fn shop(app: &TestApp) -> User {
@@ -187,7 +187,7 @@ async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch(carrier: Carr
     assert_eq!(batch["transitions"], json!({"first.seen": 20_000}));
 }
 
-async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
+async fn refusals_repeat_little_of_the_refused_lines(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let line = format!("{{\"{}\": 1}}\n", "ä".repeat(30_000));

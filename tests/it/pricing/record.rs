@@ -319,7 +319,7 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
 }
 
 #[tokio::test]
-async fn an_operator_releases_what_is_true_after_all() {
+async fn an_operator_releases_a_quarantined_price_that_is_correct() {
     let app = TestApp::spawn().await;
     let (shop, operator) = (shop(&app).await, app.user("operator", &["operator"]).await);
     report(&app, &shop, json!([seen("a", "50.00", "50.00", "01T00:00:00")])).await;

@@ -1,4 +1,4 @@
-//! What the log contains, and what it never contains.
+//! Content of the log, and secrets that it never contains.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::journal::Journal;
 use crate::support::{TestApp, eventually};
 
 #[tokio::test]
-async fn no_secret_and_no_personal_data_is_in_the_log() {
+async fn the_log_contains_no_secrets_and_no_personal_data() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna.secret@example.com", &["prices:write", "catalogue:write"]).await;
     let signer = SigningKey::generate("EdDSA", "ed");

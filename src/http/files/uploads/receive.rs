@@ -34,16 +34,16 @@ use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Wr
 use crate::store::lease::Lease;
 
 /// Maximum number of bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
-const MOST_AT_ONCE: usize = 1 << 20;
+const MAX_WRITE_BYTES: usize = 1 << 20;
 /// Maximum number of bytes that all uploads of the process together write at once; their buffers take up to twice as
 /// much memory.
-const AT_ONCE_OF_ALL: usize = 32 << 20;
+const MAX_WRITE_BYTES_OF_ALL: usize = 32 << 20;
 /// Bytes that each upload may write at once regardless of their number.
-const LEAST_AT_ONCE: usize = 128 << 10;
+const MIN_WRITE_BYTES: usize = 128 << 10;
 /// Maximum number of pieces of the body that are written at once: each keeps the buffer alive that it was read into.
-const PIECES_AT_ONCE: usize = 64;
+const MAX_WRITE_PIECES: usize = 64;
 /// Interval at which the bytes that have arrived are made durable, while more arrive.
-const RECORD_EVERY: Duration = Duration::from_secs(2);
+const RECORD_INTERVAL: Duration = Duration::from_secs(2);
 /// Number of bytes after which they are made durable: the disk never falls far behind, and the end of the upload need
 /// not wait for it. Free disk space is checked at the same time.
 const RECORD_EVERY_BYTES: u64 = 64 << 20;
@@ -253,7 +253,7 @@ impl UploadTask {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
-                self.keep_what_came().await?;
+                self.keep_received().await?;
                 Err(refusal)
             }
         }
@@ -261,7 +261,7 @@ impl UploadTask {
 
     /// Reads the body until it ends or is cut off.
     async fn take_all(&mut self, mut body: Body) -> Result<End> {
-        let mut record = interval(RECORD_EVERY);
+        let mut record = interval(RECORD_INTERVAL);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
         let mut checked_at = 0;
@@ -272,7 +272,7 @@ impl UploadTask {
                     let detail = "Another request has taken over this upload.";
                     return Ok(End::Broken(Error::conflict(detail).into()));
                 }
-                () = self.app.stopping.cancelled() => return self.take_what_is_here(body).await,
+                () = self.app.stopping.cancelled() => return self.receive_remaining(body).await,
                 Some(done) = self.receiving.settle.recv() => {
                     self.record_now().await?;
                     let _ = done.send(());
@@ -311,7 +311,7 @@ impl UploadTask {
 
     /// Reads the bytes that the client had sent before it could know that the process is stopping, and need not send
     /// again.
-    async fn take_what_is_here(&mut self, mut body: Body) -> Result<End> {
+    async fn receive_remaining(&mut self, mut body: Body) -> Result<End> {
         let until = Instant::now() + LEAVE_WITHIN;
         while let Ok(frame) = timeout_at(until.min(Instant::now() + QUIET), body.frame()).await {
             if let Some(end) = self.take_frame(frame).await? {
@@ -331,9 +331,9 @@ impl UploadTask {
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
-        let at_once =
-            (AT_ONCE_OF_ALL / self.app.files.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
-        if self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
+        let at_once = (MAX_WRITE_BYTES_OF_ALL / self.app.files.uploads.count().max(1))
+            .clamp(MIN_WRITE_BYTES, MAX_WRITE_BYTES);
+        if self.waiting_bytes >= at_once || self.waiting.len() >= MAX_WRITE_PIECES {
             self.write().await
         } else {
             Ok(())
@@ -437,14 +437,14 @@ impl UploadTask {
     async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
-            self.forget_what_came().await?;
+            self.discard_received().await?;
             return Err(error.into());
         }
         let stored = self.stored()?;
         let here = self.incoming.ends == Ends::Here;
         let length = self.turn.length.or(Some(stored).filter(|_| here));
         if length != Some(stored) || self.incoming.ends == Ends::Later {
-            self.keep_what_came().await?;
+            self.keep_received().await?;
             if here {
                 return Err(UploadRefusal::BeforeLength);
             }
@@ -476,10 +476,10 @@ impl UploadTask {
     }
 
     /// Makes durable and records the bytes that have arrived, and releases the lease.
-    async fn keep_what_came(&mut self) -> Result<()> {
+    async fn keep_received(&mut self) -> Result<()> {
         // Bytes that have not been verified against their checksum cannot be kept.
         if !self.sum.is_none() {
-            return self.forget_what_came().await;
+            return self.discard_received().await;
         }
         let hash_state = self.drain().await?;
         self.end_recording().await;
@@ -489,7 +489,7 @@ impl UploadTask {
     }
 
     /// Discards a body that does not match its checksum, or cannot be verified.
-    async fn forget_what_came(&mut self) -> Result<()> {
+    async fn discard_received(&mut self) -> Result<()> {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
