@@ -1,5 +1,5 @@
 """Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and which way
-it flows, derived from references alone. Works offline."""
+it flows, derived only from references. Works offline."""
 
 import re
 import sys

@@ -1,7 +1,7 @@
 """Opens a recorded shell on an instance, for an hour at most, with a ticket.
 
 It assumes the escalation role of the stack `access` under the caller's name, starts a session with the stack's document, and hands
-it to AWS's session-manager-plugin. The role's credentials are given to that alone.
+it to AWS's session-manager-plugin. The role's credentials are given only to that.
 """
 
 import datetime

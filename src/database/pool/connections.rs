@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::PoolSettings;
-use super::password::{RING_AGAIN, is_refusal};
+use super::password::{REFUSAL_INTERVAL, is_refusal};
 use crate::error::database::is_transient;
 
 /// Why there is no connection; several waiters may receive the same reason.
@@ -359,7 +359,7 @@ impl Connections {
         let until = Instant::now() + REFUSED_PAUSE;
         while Instant::now() < until && self.state.lock().generation == generation {
             self.settings.password.refuse(number);
-            tokio::time::sleep(RING_AGAIN).await;
+            tokio::time::sleep(REFUSAL_INTERVAL).await;
         }
     }
 

@@ -237,7 +237,7 @@ async fn a_worker_that_stops_releases_a_large_event() {
             .await
             .unwrap();
     assert!(waits, "it was stopped in the middle");
-    assert!(free, "the next worker goes on at once");
+    assert!(free, "the next worker continues at once");
 }
 
 #[tokio::test]

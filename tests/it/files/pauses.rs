@@ -153,7 +153,7 @@ async fn a_worker_that_was_paused_while_it_removes_a_file_removes_nothing_else(s
     let lapse = "update jobs set leased_until = null, next_at = now()";
     sqlx::query(lapse).execute(&app.state.writer).await.unwrap();
     let other = instance::start(&app, "worker", &SHORT_TRANSACTIONS);
-    until(before / 2, "the second goes on").await;
+    until(before / 2, "the second continues").await;
     // Both workers now run the job.
     paused.signal(Signal::SIGCONT);
     until(0, "all are removed").await;

@@ -160,7 +160,7 @@ async fn the_schedule_ends_a_sale_once_and_at_its_time_even_a_day_late() {
     .fetch_one(&app.state.writer)
     .await
     .unwrap();
-    assert_eq!(open, 11, "the one without an end goes on");
+    assert_eq!(open, 11, "the sale without an end continues");
     while publish::step(&app.state).await.unwrap().is_more() {}
     let published = team.wait_for(3).await;
     assert!(published.iter().all(|event| event["data"]["reason"] == "told_end"), "{published:?}");

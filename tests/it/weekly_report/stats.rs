@@ -275,7 +275,7 @@ async fn two_workers_at_once_compute_once_and_repetition_gives_the_same() {
     upload(&app, &anna, "more").await;
     app.clock.advance(TimeDelta::minutes(61));
     schedule::step(&app.state).await.unwrap();
-    assert_eq!(app.see(&anna, OWN).await["items"][0]["uploaded_bytes"], 9, "the running week goes on");
+    assert_eq!(app.see(&anna, OWN).await["items"][0]["uploaded_bytes"], 9, "the current week continues");
 }
 
 #[tokio::test]
