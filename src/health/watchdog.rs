@@ -43,7 +43,7 @@ impl Watchdog {
     /// restarting this process would not repair it.
     ///
     /// # Errors
-    /// Returns the name of what is silent.
+    /// Returns the name of the silent loop, or that the runtime is silent.
     pub async fn check_alive(&self, timeout: Duration) -> Result<(), &'static str> {
         // A new task waits in the same queue as all others.
         if tokio::time::timeout(timeout, tokio::spawn(async {})).await.is_err() {

@@ -296,7 +296,7 @@ impl Connections {
             // Connections that were opened with an older password continue to serve.
             Err(error) if is_refusal(&error) && state.open > 0 => {
                 self.pause(&mut state, error, REFUSED_PAUSE);
-                tokio::spawn(self.clone().ask_for_password(generation));
+                tokio::spawn(self.clone().request_password(generation));
             }
             Err(error) => {
                 // Another attempt would get the same answer: report it to all waiters.
@@ -354,7 +354,7 @@ impl Connections {
     }
 
     /// Requests another password until there is one, or until the refused one is due to be tried again.
-    async fn ask_for_password(self: Arc<Self>, generation: u64) {
+    async fn request_password(self: Arc<Self>, generation: u64) {
         let Some(number) = self.settings.password.generation() else { return };
         let until = Instant::now() + REFUSED_PAUSE;
         while Instant::now() < until && self.state.lock().generation == generation {

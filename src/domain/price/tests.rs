@@ -305,7 +305,7 @@ fn a_sale_is_over_when_its_store_said_so() {
 }
 
 #[test]
-fn an_end_that_is_announced_anew_counts_without_a_change_of_price() {
+fn a_newly_announced_end_counts_without_a_change_of_price() {
     let ends = |observed: &[ObservedPrice]| changes(observed).0.unwrap().sale.map(|sale| sale.ends_at);
     assert_eq!(ends(&[announced(1, 1000, 100), announced(2, 1000, 200)]), Some(Some(at(200))));
     assert_eq!(

@@ -243,7 +243,7 @@ async fn a_sale_that_is_over_does_not_ring() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_announced_anew_counts_and_unsent_notices_stay_due() {
+async fn a_newly_announced_end_counts_and_unsent_notices_stay_due() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
