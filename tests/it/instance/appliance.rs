@@ -290,8 +290,8 @@ async fn a_machine_that_nothing_boots_is_given_up() {
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
     let timer = ("systemd/system/salebell-overdue.timer.d/quick.conf", "[Timer]\nOnBootSec=\nOnBootSec=5\n");
     // Nothing else starts while cloud-init waits for metadata.
-    let patience = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
-    let instance = around.launch_with(11, &[timer, patience, SOON_OFF]);
+    let datasource = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
+    let instance = around.launch_with(11, &[timer, datasource, SOON_OFF]);
     let failed = Failed::of(around, instance).await;
     failed.assert_logs("nothing has booted this machine within its time");
 }
