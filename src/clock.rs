@@ -1,5 +1,5 @@
-//! The current time. The whole fleet goes by the database's clock: what one process keeps alive, no other considers
-//! expired, whatever the clock of its machine says.
+//! The current time. The whole fleet uses the database's clock, so that all processes agree on what has expired, whatever
+//! the clocks of their machines.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,31 +40,31 @@ impl Clock {
         Clock { machine: Arc::new(machine), database: Some(Arc::default()) }
     }
 
-    /// A clock that follows `now` alone, which tests control.
+    /// A clock that follows only `now`, which tests control.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
         Clock { machine: Arc::new(now), database: None }
     }
 
     /// Current time in UTC, in whole microseconds as PostgreSQL stores it.
     pub fn now(&self) -> DateTime<Utc> {
-        let now = match self.told() {
+        let now = match self.observed() {
             // Elapsed time is monotonic: it does not follow jumps of the machine's clock.
-            Some(told) => told.time + TimeDelta::from_std(told.at.elapsed()).unwrap_or_default(),
+            Some(observed) => observed.time + TimeDelta::from_std(observed.at.elapsed()).unwrap_or_default(),
             None => (self.machine)(),
         };
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
     }
 
     /// Records a time that the database has just reported; the query was sent at `asked`.
-    pub fn observe(&self, time: DateTime<Utc>, asked: Instant) {
+    pub fn observe(&self, time: DateTime<Utc>, sent_at: Instant) {
         let Some(database) = &self.database else { return };
-        let took = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
-        let told = Observed { time: time + took / 2, at: Instant::now() };
-        let known = self.told().is_some();
-        if known && (told.time - self.now()).abs() < CORRECTED_FROM + took {
+        let took = TimeDelta::from_std(sent_at.elapsed()).unwrap_or_default();
+        let observed = Observed { time: time + took / 2, at: Instant::now() };
+        let known = self.observed().is_some();
+        if known && (observed.time - self.now()).abs() < CORRECTED_FROM + took {
             return;
         }
-        *database.lock() = Some(told);
+        *database.lock() = Some(observed);
         if let Err(error) = self.check() {
             log::error!(target: "salebell::clock", "{}", crate::error::chain(&error));
         }
@@ -75,7 +75,7 @@ impl Clock {
     /// # Errors
     /// Fails if the two are more than a minute apart: one of them is incorrect, and there is no way to know which.
     pub fn check(&self) -> Result<()> {
-        if self.told().is_none() {
+        if self.observed().is_none() {
             return Ok(());
         }
         let ahead = (self.machine)() - self.now();
@@ -88,7 +88,7 @@ impl Clock {
         )))
     }
 
-    fn told(&self) -> Option<Observed> {
+    fn observed(&self) -> Option<Observed> {
         self.database.as_ref().and_then(|database| *database.lock())
     }
 }
@@ -103,14 +103,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_database_tells_the_time_and_a_machine_that_jumps_does_not() {
+    fn the_time_comes_from_the_database_and_not_from_a_machine_whose_clock_jumps() {
         let epoch = DateTime::UNIX_EPOCH;
         let machine = Arc::new(Mutex::new(epoch));
         let clock = Clock::of_fleet({
             let machine = machine.clone();
             move || *machine.lock()
         });
-        assert_eq!(clock.now(), epoch, "nobody has told another");
+        assert_eq!(clock.now(), epoch, "the database has not reported a time");
         let near = |time: DateTime<Utc>| (clock.now() - time).abs() < TimeDelta::seconds(1);
         let year = TimeDelta::days(365);
         clock.observe(epoch + year, Instant::now());

@@ -23,9 +23,9 @@ use crate::store::recording::stores;
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
 /// Timeout of a query that the report can do without.
 const OPTIONAL_QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most refusals and warnings that a receipt lists; further ones are only counted.
+/// Maximum number of refusals and warnings that a receipt lists; further ones are only counted.
 const MAX_LISTED: usize = 1_000;
-/// Most bytes of JSON that the listed refusals and warnings may have together.
+/// Maximum number of bytes of JSON that the listed refusals and warnings may have together.
 const MAX_LISTED_BYTES: usize = 256 << 10;
 /// Approximate cost of adding an observation to a message, in bytes of work: large amounts run on a separate thread.
 const WORK_PER_OBSERVATION: usize = 128;

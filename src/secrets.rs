@@ -32,14 +32,16 @@ impl Keyring {
     /// Names the position of the first invalid key, but does not repeat it.
     pub fn new(keys: &[SecretString]) -> Result<Keyring, String> {
         let read = |(at, key): (usize, &SecretString)| {
-            let wrong = || format!("[{at}] must be 32 bytes, as base64 or as 64 hex digits");
+            let invalid = || format!("[{at}] must be 32 bytes, as base64 or as 64 hex digits");
             let text = key.expose_secret();
             let bytes = match text.len() {
-                64 => hex::decode(text).map_err(|_| wrong())?,
-                _ => STANDARD.decode(text).map_err(|_| wrong())?,
+                64 => hex::decode(text).map_err(|_| invalid())?,
+                _ => STANDARD.decode(text).map_err(|_| invalid())?,
             };
             let id = key_id(&bytes);
-            UnboundKey::new(&AES_256_GCM, &bytes).map(|key| (id, LessSafeKey::new(key))).map_err(|_| wrong())
+            UnboundKey::new(&AES_256_GCM, &bytes)
+                .map(|key| (id, LessSafeKey::new(key)))
+                .map_err(|_| invalid())
         };
         keys.iter().enumerate().map(read).collect::<Result<_, _>>().map(|keys| Keyring(RwLock::new(keys)))
     }
@@ -194,8 +196,8 @@ mod tests {
         let sealed = Keyring::new(&[hex]).unwrap().seal(row, b"bell").unwrap();
         assert_eq!(Keyring::new(&[base64]).unwrap().open(row, &sealed).unwrap().expose_secret(), b"bell");
         // 48 bytes as base64, 31 as hex, and an invalid hex digit.
-        for wrong in ["QUJD".repeat(16), "0a".repeat(31), format!("{}g", "0".repeat(63))] {
-            let refused = Keyring::new(&[SecretString::from(wrong)]).err().unwrap();
+        for invalid in ["QUJD".repeat(16), "0a".repeat(31), format!("{}g", "0".repeat(63))] {
+            let refused = Keyring::new(&[SecretString::from(invalid)]).err().unwrap();
             assert_eq!(refused, "[0] must be 32 bytes, as base64 or as 64 hex digits");
         }
     }

@@ -42,7 +42,7 @@ fi
 
 of_root="instance::appliance:: instance::efs:: instance::boot::the_services_of pricing::feeds::memory_stays_flat aws::renewal::no_request_fails_while_the_database"
 if [ "$(id -u)" -ne 0 ] && ! unshare --map-root-user --mount true 2>/dev/null; then
-  of_root+=" aws::cloudwatch:: files::faults:: files::mounts:: instance::disk:: process::logging:: process::secrets:: project::machine::what_is_mounted"
+  of_root+=" aws::cloudwatch:: files::faults:: files::mounts:: instance::disk:: process::logging:: process::secrets:: project::machine::mounts_in_an_image"
 fi
 
 where=

@@ -105,8 +105,8 @@ def total(environment, changed=None):
 def budget(environment):
     """The account's monthly budget, and the share of it in percent at which AWS sends a notification."""
     foundation = deployed.stacks(environment)["foundation"]
-    told = [one["Notification"] for one in foundation.of("AWS::Budgets::Budget")[0]["NotificationsWithSubscribers"]]
-    return float(foundation.parameters["BudgetDollars"]), min(one["Threshold"] for one in told if one["NotificationType"] == "ACTUAL")
+    notifications = [one["Notification"] for one in foundation.of("AWS::Budgets::Budget")[0]["NotificationsWithSubscribers"]]
+    return float(foundation.parameters["BudgetDollars"]), min(one["Threshold"] for one in notifications if one["NotificationType"] == "ACTUAL")
 
 
 def too_low(environment):

@@ -1,6 +1,6 @@
-"""What the templates are in one environment: the values of their parameters, and the resources whose conditions hold.
+"""The templates as they are in one environment: the values of their parameters, and the resources whose conditions hold.
 
-Neither account nor network is asked: what AWS alone knows stays as the template has it.
+Neither account nor network is queried: values that only AWS knows stay as the template has them.
 """
 
 import functools

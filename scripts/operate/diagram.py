@@ -1,5 +1,5 @@
 """Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and which way
-it flows, derived from references alone. Works offline."""
+it flows, derived only from references. Works offline."""
 
 import re
 import sys
@@ -100,7 +100,7 @@ def references(stacks):
 
 
 def edges(stacks, kinds):
-    """The same between drawn resources, across all that are only followed."""
+    """Pairs of drawn resources between which data flows, also through resources that are only followed."""
     after = {}
     for begin, end in references(stacks):
         after.setdefault(begin, set()).add(end)

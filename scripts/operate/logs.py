@@ -1,7 +1,7 @@
-"""Shows the lines of the environment's logs as they come, or all lines of one request.
+"""Shows the lines of the environment's logs as they arrive, or all lines of one request.
 
-By FilterLogEvents, asked again every few seconds, and not by a live tail: it also has what was before, the same call finds a
-request's lines, and nothing is left out when more than 500 lines a second come, as a live tail does.
+By FilterLogEvents, called again every few seconds, and not by a live tail: it also has earlier lines, the same call finds a
+request's lines, and no line is left out when more than 500 a second arrive, unlike with a live tail.
 """
 
 import collections
@@ -84,10 +84,10 @@ class Seen:
 
 def readable(line):
     """A line for people: time, group, instance, level, target, message, and the remaining fields."""
-    return re.sub(r"[\t\n]", " ", told(line))
+    return re.sub(r"[\t\n]", " ", line_text(line))
 
 
-def told(line):
+def line_text(line):
     at, _, group, stream, text = line
     when = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC)
     head = f"{when:%m-%d %H:%M:%S}.{at % 1000:03d} {group.rsplit('/', 1)[-1]:<11} {stream:<19}"
@@ -151,8 +151,8 @@ def follow(groups, start, once):
             if seen.new(line[1]):
                 yield line
         for group in groups:
-            if group.failed and not hasattr(group, "told"):
-                group.told = True
+            if group.failed and not hasattr(group, "reported"):
+                group.reported = True
                 say(f"error: {group.name} cannot be read: {group.failed}", "red")
         if once:
             return

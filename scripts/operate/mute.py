@@ -1,8 +1,8 @@
-"""Keeps the alarms of an environment from telling anybody for some minutes, such as during maintenance that rings them.
+"""Stops the alarms of an environment from notifying anyone for some minutes, such as during maintenance that sets them off.
 
-A mute rule of CloudWatch: the alarms go on to be evaluated and to change their state, so that `make status`, the gates of a
-rollout and the rollback triggers see what they always see. Only what an alarm would do is left out. What is still in ALARM when the
-mute ends is told then.
+A mute rule of CloudWatch: the alarms are still evaluated and change their state, so that `make status`, the gates of a
+rollout and the rollback triggers see what they always see. Only the actions of an alarm are left out. An alarm that is still
+in ALARM when the mute ends notifies then.
 """
 
 import datetime
@@ -21,7 +21,7 @@ UNHEARD = "What comes without an alarm is told all the same: a failed refresh, t
 
 
 def alarms(account):
-    """Names of the alarms that notify a topic, and of all others: gates notify nobody, and alarms that scale must continue to."""
+    """Names of the alarms that notify a topic, and of all others: gates notify no one, and alarms that scale must continue to."""
     wanted = {"AlarmNamePrefix": account.prefix, "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
     telling, others = [], []
     for page in account.client("cloudwatch").get_paginator("describe_alarms").paginate(**wanted):

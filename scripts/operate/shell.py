@@ -1,7 +1,7 @@
 """Opens a recorded shell on an instance, for an hour at most, with a ticket.
 
 It assumes the escalation role of the stack `access` under the caller's name, starts a session with the stack's document, and hands
-it to AWS's session-manager-plugin. The role's credentials are given to that alone.
+it to AWS's session-manager-plugin. The role's credentials are given only to that.
 """
 
 import datetime
@@ -52,10 +52,10 @@ def plugin():
     if not path:
         raise Refusal(INSTALL)
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, errors="replace")
+        result = subprocess.run([path, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refusal(f"{path} does not run: {error}") from None
-    said = told.stdout.strip()
+    said = result.stdout.strip()
     if not re.fullmatch(r"\d+(\.\d+){0,3}", said) or tuple(map(int, said.split("."))) <= TOO_OLD:
         what = "which shows the session's token to all who use this machine"
         raise Refusal(f"{path} is of version {said or 'unknown'}, {what}: install a newer one")

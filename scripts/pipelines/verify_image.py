@@ -32,7 +32,7 @@ def clear(account):
 
 
 def start(account, image):
-    """The instance, started in a stack: CloudFormation alone sets the tag by which a machine knows its stack."""
+    """The instance, started in a stack: only CloudFormation sets the tag by which a machine knows its stack."""
     place = outputs(account.stack(account.prefix + "pipelines"))
     if not place.get("TrialSecurityGroup"):
         raise Refusal("nothing says where: make deploy ENV=tools STACK=pipelines, with Vpc and Subnet in parameters/tools.json")

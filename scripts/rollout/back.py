@@ -1,4 +1,4 @@
-"""What a rollback does next: pure functions, as steps.py. And the stack's own history, in which it finds the image before."""
+"""The next step of a rollback: pure functions, as in steps.py. Also the history of the stack, which names the previous image."""
 
 import dataclasses
 import datetime

@@ -24,7 +24,7 @@ def request(account, image):
 
 
 def migrate(account, image):
-    """True when the job has ended well, and otherwise why it has not. A second one that runs beside it waits for it: the
+    """True if the job has succeeded, otherwise the reason why it has not. A second job waits for the first, because the
     migration takes a lock."""
     wanted, client = request(account, image), account.client("codebuild")
     words = ["--project-name", wanted["projectName"], "--source-location-override", wanted["sourceLocationOverride"]]
@@ -46,7 +46,7 @@ def migrate(account, image):
 
 def why(build):
     """The job's error message, and the address of its log."""
-    told = [context["message"] for phase in build.get("phases", []) for context in phase.get("contexts", []) if context.get("message")]
+    messages = [context["message"] for phase in build.get("phases", []) for context in phase.get("contexts", []) if context.get("message")]
     logs = build.get("logs", {})
     where = f"\n    its log: {logs['groupName']}, stream {logs['streamName']}" if logs.get("streamName") else ""
-    return "".join(f"\n    {one}" for one in told) + where
+    return "".join(f"\n    {one}" for one in messages) + where

@@ -118,11 +118,11 @@ def versions(of, made):
     """The images that the live group's launch template has had, the newest first."""
     client = of.account.client("ec2")
     found = client.describe_launch_template_versions(LaunchTemplateId=made["LaunchTemplateId"], MaxResults=20)
-    told = (
+    lines = (
         f"    {one['CreateTime']:%Y-%m-%d %H:%M} version {one['VersionNumber']}: {one['LaunchTemplateData'].get('ImageId')}"
         for one in found["LaunchTemplateVersions"]
     )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def stack_image(stack):

@@ -79,16 +79,16 @@ class Act:
     """Performs the decided action, and returns the answer for the next decision."""
 
     def __init__(self, of, command, yes):
-        self.of, self.command, self.yes, self.looks, self.changed = of, command, yes, [], False
+        self.of, self.command, self.yes, self.waits, self.changed = of, command, yes, [], False
 
     def __call__(self, action, seen, step):
         if isinstance(action, steps.Wait):
             return wait(self.of, seen)
         if isinstance(action, steps.Look):
-            if action.says not in self.looks:
+            if action.says not in self.waits:
                 say(f"    {action.says}")
-            self.looks.append(action.says)
-            return time.sleep(min(0.1 * len(self.looks), 10))
+            self.waits.append(action.says)
+            return time.sleep(min(0.1 * len(self.waits), 10))
         if isinstance(action, steps.Ask):
             with contextlib.suppress(Refusal):
                 return not self.yes and (agree(action.question) or True)

@@ -135,16 +135,16 @@ class World:
 
     def progress(self):
         """Prints the progress of the live group's refresh, whenever it has changed; for ChangeSet.execute()."""
-        shown = [self.told()]
+        shown = [self.progress_line()]
 
         def show(_):
-            if (line := self.told()) and line != shown[-1]:
+            if (line := self.progress_line()) and line != shown[-1]:
                 say(f"    {line}")
                 shown.append(line)
 
         return show
 
-    def told(self):
+    def progress_line(self):
         one = self.refresh(outputs(self.account.stack(self.name)))
         if not one:
             return ""

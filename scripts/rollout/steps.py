@@ -1,4 +1,4 @@
-"""What a rollout does next: pure functions of a state, a goal and what is seen now. Nothing here calls AWS.
+"""The next step of a rollout: pure functions of a state, a goal and the current observations. Nothing here calls AWS.
 
 A rollout goes through these steps, and each but the first two is one update of the stack (docs/decisions/0036-rollout.md):
 preflight, migrate, up (the canary), serves (a tenth of the requests), rests (none), roll (the live group), clean.
@@ -22,7 +22,7 @@ MORE = datetime.timedelta(minutes=20)
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """What a rollout is to reach: the live group with this image and the settings of this hash."""
+    """The goal of a rollout: the live group with this image and the settings of this hash."""
 
     image: str
     settings: str

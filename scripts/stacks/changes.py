@@ -48,8 +48,8 @@ class ChangeSet:
                     raise
                 time.sleep(3)
         self.id, self.stack_id = made["Id"], made["StackId"]
-        looks = (self.account.cloudformation.describe_change_set(ChangeSetName=self.id) for _ in pauses())
-        described = next(seen for seen in looks if seen["Status"] in ("CREATE_COMPLETE", "FAILED"))
+        descriptions = (self.account.cloudformation.describe_change_set(ChangeSetName=self.id) for _ in pauses())
+        described = next(seen for seen in descriptions if seen["Status"] in ("CREATE_COMPLETE", "FAILED"))
         if described["Status"] == "FAILED":
             reason = described.get("StatusReason", "") + self.account.validation(ChangeSetName=self.id)
             self.discard()

@@ -45,8 +45,8 @@ def outputs(stack):
 
 def pauses():
     """Waits between two polls: shortly at first, for operations that end at once."""
-    for looks in itertools.count(1):
-        time.sleep(min(0.1 * looks, 3))
+    for attempt in itertools.count(1):
+        time.sleep(min(0.1 * attempt, 3))
         yield
 
 

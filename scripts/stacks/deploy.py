@@ -1,4 +1,4 @@
-"""Brings the stacks of an environment to what the templates say, each by a change set that is shown and asked for first."""
+"""Updates the stacks of an environment to their templates, each by a change set that is shown and confirmed first."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What stands, and what needs a person (then the exit code is 1). Changes nothing."""
+"""State of the environment, and problems that need a person (then the exit code is 1). Changes nothing."""
 
 import datetime
 
@@ -24,9 +24,9 @@ def drift(account, found):
     can_drift = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED")
     at_rest = {name: stack for name, stack in found.items() if stack and stack["StackStatus"] in can_drift}
     # All at once, because each takes AWS a minute.
-    looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"])["StackDriftDetectionId"] for name in at_rest}
-    for name, look in looks.items():
-        seen = (client.describe_stack_drift_detection_status(StackDriftDetectionId=look) for _ in pauses())
+    detections = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"])["StackDriftDetectionId"] for name in at_rest}
+    for name, detection in detections.items():
+        seen = (client.describe_stack_drift_detection_status(StackDriftDetectionId=detection) for _ in pauses())
         seen = next(one for one in seen if one["DetectionStatus"] != "DETECTION_IN_PROGRESS")
         if seen.get("StackDriftStatus") != "DRIFTED":
             yield f"{name} {seen.get('StackDriftStatus')} {seen.get('DetectionStatusReason', '')}".rstrip()
@@ -105,30 +105,30 @@ def mutes(account, found):
 
 
 def alerts(account, found):
-    """A topic without a confirmed subscription notifies nobody."""
+    """Topics, and their confirmed subscriptions: without one, a topic notifies no one."""
     for kind in ("UrgentTopicArn", "OrdinaryTopicArn"):
         if topic := outputs(found.get("foundation")).get(kind):
             there = list(account.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic))
             confirmed = [one["Protocol"] for one in there if one["SubscriptionArn"].startswith("arn:")]
-            asked = f"; the message to {', '.join(one['Endpoint'] for one in there)} must be confirmed" if there else ""
-            yield f"{kind} reaches {', '.join(confirmed)}" if confirmed else f"! {kind} REACHES NOBODY{asked}"
+            hint = f"; the message to {', '.join(one['Endpoint'] for one in there)} must be confirmed" if there else ""
+            yield f"{kind} reaches {', '.join(confirmed)}" if confirmed else f"! {kind} REACHES NOBODY{hint}"
 
 
 def main(account, options):
     account.introduce("looks, and changes nothing")
-    found, wrong = {name: account.stack(account.prefix + name) for name in account.names()}, 0
+    found, problems = {name: account.stack(account.prefix + name) for name in account.names()}, 0
     for section in (stacks, drift, groups, alarms, mutes, alerts):
         say(f"==> {section.__name__}")
         try:
             for line in section(account, found):
                 bad = line.startswith("!")
                 say(f"  {line}" if bad else f"    {line}", "red" if bad else None)
-                wrong += bad
+                problems += bad
         except FAILURES as error:
             say(f"  ! this could not be looked at: {error}", "red")
-            wrong += 1
-    say(f"{wrong} need{'s' * (wrong == 1)} a person" if wrong else "nothing needs a person", "red" if wrong else "green")
-    return bool(wrong)
+            problems += 1
+    say(f"{problems} need{'s' * (problems == 1)} a person" if problems else "nothing needs a person", "red" if problems else "green")
+    return bool(problems)
 
 
 if __name__ == "__main__":

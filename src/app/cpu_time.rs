@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 /// nanoseconds.
 const SLICE: Duration = Duration::from_millis(2);
 /// Number of bytes after which a `Stride` checks the clock.
-const LOOK_EVERY: usize = 4 << 10;
+const CHECK_EVERY_BYTES: usize = 4 << 10;
 /// Minimum number of bytes that one step of a `Stride` counts as: a refused line costs more than its bytes.
 const STEP: usize = 256;
 /// Number of bytes below which work takes less time than handing it to a thread.
@@ -215,7 +215,7 @@ impl Stride {
     /// Yields now and then. Must be called for each piece, with its length.
     pub async fn advance(&mut self, bytes: usize) {
         self.bytes += bytes.max(STEP);
-        if self.bytes >= LOOK_EVERY {
+        if self.bytes >= CHECK_EVERY_BYTES {
             self.bytes = 0;
             give_way().await;
         }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_gives_way_by_time_and_only_where_it_is_shared() {
+    async fn work_yields_by_time_and_only_on_a_shared_core() {
         let cpu = CpuTime::default();
         let (rounds, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let others = async {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_whose_client_has_gone_does_not_begin() {
+    async fn work_whose_client_has_gone_does_not_start() {
         let cpu = CpuTime::default();
         let anna = AccountId(Uuid::from_u128(1));
         let held = cpu.turn_of(anna).acquire_owned().await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_compute_no_more_are_forgotten() {
+    fn accounts_that_no_longer_compute_are_forgotten() {
         let cpu = CpuTime::default();
         for account in 0..3 * SWEEP_AT as u128 {
             cpu.turn_of(AccountId(Uuid::from_u128(account)));

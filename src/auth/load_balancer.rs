@@ -139,13 +139,13 @@ fn expiry(value: &Value) -> Result<Option<DateTime<Utc>>> {
 
 /// Largest key, in bytes. A key is a few hundred bytes of PEM.
 const MAX_BYTES: usize = 4 * 1024;
-/// Most keys that are cached. AWS rotates them rarely.
+/// Maximum number of keys that are cached. AWS rotates them rarely.
 const MAX_KEYS: usize = 50;
 /// Shortest interval between requests for the same unknown key.
 const PAUSE: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
 /// Shortest interval between requests for the same key after one that failed.
 const PAUSE_AFTER_FAILURE: chrono::TimeDelta = chrono::TimeDelta::seconds(2);
-/// Most key ids that are requested in one `PAUSE`, since any client can make up ids.
+/// Maximum number of key ids that are requested in one `PAUSE`, since any client can make up ids.
 const MAX_TRIES: usize = 20;
 
 /// Public keys of the load balancers of a region. A key never changes, so a cached one is kept even if its URL no

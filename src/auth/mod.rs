@@ -39,7 +39,7 @@ const KEY_MEMORY: TimeDelta = TimeDelta::seconds(5);
 /// How long an API key that was valid is accepted while the database is unavailable.
 const KEPT: TimeDelta = TimeDelta::hours(1);
 /// Timeout of the query that confirms a known key.
-const CONFIRM: Duration = Duration::from_secs(2);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval after which the database is queried again for a key that it could not confirm.
 const CONFIRM_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// How long a verified JWT is cached at most, because its issuer may withdraw the key.
@@ -48,9 +48,9 @@ const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
 const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
 /// Timeout of an update of `last_used_at`.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most tokens in each cache.
+/// Maximum number of tokens in each cache.
 const MAX_TOKENS: usize = 10_000;
-/// Most accounts that are cached by issuer and subject.
+/// Maximum number of accounts that are cached by issuer and subject.
 const MAX_ACCOUNTS: usize = 50_000;
 
 /// A caller with a valid token. Every query for resources of an account is restricted to its `account`.
@@ -182,7 +182,7 @@ impl Authenticator {
         let find = keys::find_valid_key(&self.pool, hash, now);
         let found = match self.known.get(hash, now) {
             None => find.await?,
-            Some(known) => match self.deadline.run(CONFIRM, find).await {
+            Some(known) => match self.deadline.run(CONFIRM_TIMEOUT, find).await {
                 Err(error) if error.kind == Kind::Unavailable => {
                     return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
                 }
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_memory_forgets_in_time_and_never_grows_beyond_its_limit() {
+    fn a_cache_expires_its_entries_and_never_exceeds_its_limit() {
         let memory = TtlCache::new(3);
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         for key in 0..3 {

@@ -30,7 +30,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// Remaining lifetime below which the lack of newer credentials is logged.
 const LATE: Duration = Duration::from_secs(60);
 /// Timeout of one query of the chain. The SDK tries the metadata service four times, for the role and for its key.
-const ROUND_LIMIT: Duration = Duration::from_secs(30);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after the first round without new credentials. It doubles with each further one, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl std::error::Error for NoCredentials {}
 struct State {
     kept: Option<Credentials>,
     /// Whether the chain is being queried, or pauses after a round without result.
-    is_asking: bool,
+    is_refreshing: bool,
     /// Number of consecutive rounds without new credentials, and the reason of the last one.
     in_vain: u32,
     reason: String,
@@ -127,9 +127,9 @@ impl Chain {
 
     /// Requests new credentials in the background, unless a round is already running.
     pub fn renew(&self) {
-        if !std::mem::replace(&mut self.0.state.lock().is_asking, true) {
+        if !std::mem::replace(&mut self.0.state.lock().is_refreshing, true) {
             // In a separate task: the caller may stop waiting for it while others still do.
-            tokio::spawn(self.clone().ask());
+            tokio::spawn(self.clone().refresh());
         }
     }
 
@@ -150,18 +150,18 @@ impl Chain {
     }
 
     /// Runs one round: queries the chain, and pauses if it returned nothing new.
-    async fn ask(self) {
-        let asked = tokio::time::timeout(ROUND_LIMIT, self.ask_source()).await;
-        let found = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
+    async fn refresh(self) {
+        let outcome = tokio::time::timeout(ROUND_TIMEOUT, self.query_source()).await;
+        let found = outcome.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_TIMEOUT)));
         let pause = self.take(found);
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        self.0.state.lock().is_asking = false;
+        self.0.state.lock().is_refreshing = false;
         self.0.rounds.send_replace(());
     }
 
-    async fn ask_source(&self) -> provider::Result {
+    async fn query_source(&self) -> provider::Result {
         let load = || async {
             let mut loader = aws_config::defaults(BehaviorVersion::latest());
             if let Some(region) = &self.0.region {

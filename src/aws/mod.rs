@@ -47,12 +47,12 @@ impl Chain {
         &self,
         region: Option<&str>,
         endpoint: Option<&Url>,
-        patience: CallTimeouts,
+        limits: CallTimeouts,
     ) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(patience.attempt)
-            .operation_timeout(patience.call)
+            .operation_attempt_timeout(limits.attempt)
+            .operation_timeout(limits.call)
             .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts)
@@ -69,7 +69,7 @@ impl Chain {
         let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
         let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
             Some(_) => retries.max_attempts(),
-            None => patience.attempts,
+            None => limits.attempts,
         };
         let retries = retries
             .with_max_attempts(attempts)
@@ -137,7 +137,7 @@ mod tests {
     use super::missing_permission;
 
     #[test]
-    fn a_missing_permission_is_told_with_who_needs_it() {
+    fn a_missing_permission_is_reported_with_the_role_that_needs_it() {
         let arn = "arn:aws:sts::123456789012:assumed-role/salebell/i-1";
         let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/salebell/prod";
         let action = "ssm:GetParametersByPath";
@@ -145,7 +145,7 @@ mod tests {
         let needs = format!("a permission is missing: {arn} needs {action} on {parameter}");
         let no_policy = "because no identity-based policy allows the ssm:GetParametersByPath action";
         let deny = "with an explicit deny in a service control policy";
-        for (message, told) in [
+        for (message, expected) in [
             (start.clone(), needs.clone()),
             (format!("{start} {no_policy}"), format!("{needs} ({no_policy})")),
             (format!("{start} {deny}"), format!("{needs} ({deny})")),
@@ -155,7 +155,7 @@ mod tests {
             ),
             ("No.".to_owned(), "a permission is missing: AWS names none (No.)".to_owned()),
         ] {
-            assert_eq!(missing_permission(&message), told);
+            assert_eq!(missing_permission(&message), expected);
         }
     }
 }

@@ -61,7 +61,7 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     let folder = home.path("postgres");
 
     // From here on, a signal must stop the cluster before it ends this process.
-    let mut told_to_stop = Box::pin(stop_signal()?);
+    let mut stop_requested = Box::pin(stop_signal()?);
     let start = async {
         match &arguments.database_url {
             Some(_) => Ok(None),
@@ -71,17 +71,17 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     let mut cluster = tokio::select! {
         cluster = start => cluster?,
         // Dropping the start also drops the guard, which then stops the server.
-        () = &mut told_to_stop => return Ok(()),
+        () = &mut stop_requested => return Ok(()),
     };
     let prepared = tokio::select! {
         prepared = prepare(&arguments, config_file, &mut home, cluster.as_ref()) => prepared.map(Some),
-        () = &mut told_to_stop => Ok(None),
+        () = &mut stop_requested => Ok(None),
     };
     let outcome = match prepared {
         Ok(Some(ready)) => {
             let stopping = ready.app.stopping.clone();
             tokio::spawn(async move {
-                told_to_stop.await;
+                stop_requested.await;
                 stopping.cancel();
             });
             serve(ready, cluster.as_mut()).await
@@ -204,8 +204,8 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
     }
 }
 
-/// Precedence: defaults for a laptop < the configuration file < the environment < our database and `--listen`. `taken`
-/// holds the default addresses of metrics and gRPC that another program listens on.
+/// Loads the configuration. Precedence: defaults for a laptop < the configuration file < the environment < our database
+/// and `--listen`. `taken` holds the default addresses of metrics and gRPC that another program listens on.
 fn load_config(
     arguments: &DevArguments,
     file: Option<&Path>,

@@ -63,7 +63,7 @@ impl ReferencePage {
 /// Prints the page.
 ///
 /// # Errors
-/// Standard output cannot be written to; a reader that has seen enough, such as `head`, is none.
+/// Standard output cannot be written to. A reader that closes it early, such as `head`, is not an error.
 pub fn run(arguments: &ReferenceArguments, program: clap::Command) -> anyhow::Result<()> {
     match io::stdout().write_all(arguments.page.render(program).as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

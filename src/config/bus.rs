@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_tells_its_region() {
+    fn the_region_is_read_from_the_arn_of_a_topic() {
         let arn: Arn = "arn:aws:sns:eu-central-1:123456789012:prices".parse().unwrap();
         assert_eq!((arn.region(), arn.is_fifo()), ("eu-central-1", false));
         assert!("arn:aws:sns:eu-central-1:123456789012:events.fifo".parse::<Arn>().unwrap().is_fifo());

@@ -22,7 +22,7 @@ pub struct FilesConfig {
     /// `files.directory`: folder that holds the bytes; a local disk for one instance, EFS for several. With S3, a
     /// folder on a local disk where parts are collected before they are sent: some 20 MiB for each upload in flight.
     pub directory: PathBuf,
-    /// `files.mounted`: whether `directory` is on a file system of its own, such as EFS. A process that finds it on the
+    /// `files.mounted`: whether `directory` is on a separate file system, such as EFS. A process that finds it on the
     /// root file system does not start, and one that loses it refuses uploads until it is back.
     pub mounted: bool,
     /// `files.efs`: DNS name of the EFS file system that an instance of the appliance mounts at `files.directory`, with
@@ -36,7 +36,7 @@ pub struct FilesConfig {
     pub s3_region: Option<String>,
     /// `files.s3_endpoint`: address of an S3 other than that of AWS; the only one that may be plain http.
     pub s3_endpoint: Option<Url>,
-    /// `files.s3_prefix`: folder of the bucket that belongs to this deployment alone. Objects below it that look like
+    /// `files.s3_prefix`: folder of the bucket that belongs only to this deployment. Objects below it that look like
     /// ours are removed if no file refers to them.
     pub s3_prefix: String,
     /// `files.s3_kms_key`: KMS key that encrypts objects (SSE-KMS); without it, the bucket's default applies.

@@ -105,15 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_region_is_read_from_the_arn_of_an_application_load_balancer_alone() {
+    fn the_region_is_read_from_the_arn_of_an_application_load_balancer_only() {
         let arn = |region: &str| {
             format!(
                 "arn:aws:elasticloadbalancing:{region}:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188"
             )
         };
         assert_eq!(region_of(&arn("eu-central-1")), Some("eu-central-1"));
-        for wrong in ["", "evil.example/", "EU", "a.b", "a@b", "a#"] {
-            assert_eq!(region_of(&arn(wrong)), None, "{wrong}");
+        for invalid in ["", "evil.example/", "EU", "a.b", "a@b", "a#"] {
+            assert_eq!(region_of(&arn(invalid)), None, "{invalid}");
         }
         let other = arn("eu-central-1").replace("arn:aws:", "arn:aws-cn:");
         assert_eq!(region_of(&other), None);

@@ -1,4 +1,4 @@
-//! Tests that the problems of a configuration are reported, all at once.
+//! Tests of the configuration: defaults, precedence, and problems, which are all reported at once.
 
 use super::*;
 
@@ -18,12 +18,12 @@ fn the_defaults_need_only_a_database() {
 fn a_hook_of_the_image_may_be_off() {
     let database = ("SALEBELL_DATABASE__URL", "postgres:///salebell");
     let hooks = |launch, termination| {
-        let of = [
+        let settings = [
             database,
             ("SALEBELL_INSTANCE__LAUNCH_HOOK", launch),
             ("SALEBELL_INSTANCE__TERMINATION_HOOK", termination),
         ];
-        let instance = load(&of).unwrap().instance;
+        let instance = load(&settings).unwrap().instance;
         (instance.launch_hook, instance.termination_hook)
     };
     assert_eq!(hooks("off", "off"), (None, None));
@@ -31,7 +31,7 @@ fn a_hook_of_the_image_may_be_off() {
 }
 
 #[test]
-fn every_problem_is_told_at_once_without_its_value() {
+fn all_problems_are_reported_at_once_without_their_values() {
     let problems = load(&[
         ("SALEBELL_SERVER__LISTEN", "hunter2"),
         ("SALEBELL_WORKER__DAILY_HOUR", "24"),
@@ -70,7 +70,7 @@ fn every_problem_is_told_at_once_without_its_value() {
 }
 
 #[test]
-fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
+fn efs_is_a_dns_name_mounted_where_the_units_mount_it() {
     let efs = |name| ("SALEBELL_FILES__EFS", name);
     let mounted = ("SALEBELL_FILES__MOUNTED", "true");
     let good = efs("fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com");
@@ -95,7 +95,7 @@ fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
 }
 
 #[test]
-fn the_password_of_the_database_has_one_place() {
+fn the_password_of_the_database_is_set_in_one_place() {
     let url = ("SALEBELL_DATABASE__URL", "postgres://anna:hunter2@db.example/salebell");
     let password = ("SALEBELL_DATABASE__PASSWORD", "hunter3");
     let text = load(&[url, password]).unwrap_err().to_string();
@@ -147,16 +147,16 @@ fn tokens_of_iam_need_tls_a_user_and_no_password() {
             vec!["database.password (SALEBELL_DATABASE__PASSWORD) must not be set with database.iam"],
         ),
     ] {
-        let told = load(&settings).unwrap_err();
-        let text = told.to_string();
-        assert_eq!(told.0.len(), problems.len(), "{text}");
+        let reported = load(&settings).unwrap_err();
+        let text = reported.to_string();
+        assert_eq!(reported.0.len(), problems.len(), "{text}");
         assert!(problems.iter().all(|problem| text.contains(problem)), "{problems:?} in {text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
 #[test]
-fn a_value_that_has_changed_stands_over_the_file_and_under_the_environment() {
+fn a_changed_value_overrides_the_file_but_not_the_environment() {
     let path = std::env::temp_dir().join(format!("{}.toml", uuid::Uuid::now_v7().simple()));
     std::fs::write(&path, "[database]\nurl = \"postgres:///a\"\nuser = \"a\"\n[log]\nlevel = \"warn\"\n")
         .unwrap();
@@ -201,7 +201,7 @@ fn mail_is_off_or_encrypted_where_a_password_is_sent() {
 }
 
 #[test]
-fn user_and_password_are_decoded_in_the_address_alone() {
+fn user_and_password_are_decoded_only_in_the_url() {
     let apart = [("SALEBELL_EMAIL__USER", "be%2Bll"), ("SALEBELL_EMAIL__PASSWORD", "a%20+b")];
     for (url, apart, user, password) in [
         ("smtps://be%2Bll:a+b%26c&d%25%C3%A9%20@localhost", &[][..], "be+ll", "a+b&c&d%é "),
@@ -210,15 +210,16 @@ fn user_and_password_are_decoded_in_the_address_alone() {
     ] {
         let settings: Vec<_> =
             [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)].iter().chain(apart).copied().collect();
-        let (is_user, is_password) = load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
-        assert_eq!((is_user.as_str(), is_password.expose_secret()), (user, password));
+        let (found_user, found_password) =
+            load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
+        assert_eq!((found_user.as_str(), found_password.expose_secret()), (user, password));
     }
 }
 
 #[test]
-fn what_is_wrong_about_mail_is_told_without_the_password() {
+fn problems_with_mail_are_reported_without_the_password() {
     let url = |url| ("SALEBELL_EMAIL__SMTP_URL", url);
-    for (settings, told) in [
+    for (settings, expected) in [
         (&[url("smtp://localhost")][..], "email.from (SALEBELL_EMAIL__FROM) is required with email.smtp_url"),
         (
             &[url("smtp://localhost"), ("SALEBELL_EMAIL__FROM", "bell")],
@@ -266,7 +267,7 @@ fn what_is_wrong_about_mail_is_told_without_the_password() {
     ] {
         let settings: Vec<_> = [DATABASE].iter().chain(settings).copied().collect();
         let text = load(&settings).unwrap_err().to_string();
-        assert!(text.contains("1 problem(s)") && text.contains(told), "{settings:?}: {text}");
+        assert!(text.contains("1 problem(s)") && text.contains(expected), "{settings:?}: {text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
@@ -283,7 +284,7 @@ fn tls_and_the_load_balancer_are_checked() {
             ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
             ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
         ];
-        // The last value of a name counts.
+        // `more` replaces the settings of the same names.
         settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
         settings.extend_from_slice(more);
         load(&settings)
@@ -318,7 +319,7 @@ fn tls_and_the_load_balancer_are_checked() {
 }
 
 #[test]
-fn what_stands_beside_the_services_reads_what_it_can() {
+fn programs_beside_the_services_read_the_settings_that_are_valid() {
     let settings = [
         ("SALEBELL_INSTANCE__LAUNCH_HOOK", "launch"),
         ("SALEBELL_INSTANCE__POLL_S", "0"),
@@ -332,11 +333,11 @@ fn what_stands_beside_the_services_reads_what_it_can() {
     for file in [None, Some(no_file)] {
         let (config, problems) = Config::load_beside(file, settings()).unwrap();
         assert_eq!(config.instance.launch_hook.as_deref(), Some("launch"));
-        assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop goes by it");
+        assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop polls at this interval");
         assert_eq!(config.instance.dead_man, Some(std::time::Duration::from_secs(90)));
         let text = problems.to_string();
-        let told = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));
-        assert_eq!((told, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
+        let named = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));
+        assert_eq!((named, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
     // The services themselves do not start with these settings.

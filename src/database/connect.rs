@@ -70,14 +70,14 @@ fn observe_clock(clock: &Clock) -> OnConnect {
     Arc::new(move |connection| {
         let clock = clock.clone();
         Box::pin(async move {
-            let asked = Instant::now();
+            let sent_at = Instant::now();
             // After a failover, the old writer's name may still lead to what is now a replica.
             let (replica, time): (bool, DateTime<Utc>) =
                 sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
             if replica {
                 return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
             }
-            clock.observe(time, asked);
+            clock.observe(time, sent_at);
             Ok(())
         })
     })

@@ -61,7 +61,7 @@ struct Held {
     reason: String,
 }
 
-/// What the newest tokens are signed with.
+/// Credentials that sign the newest tokens, and the tokens' period of validity.
 struct Newest {
     credentials: Credentials,
     made: DateTime<Utc>,

@@ -65,7 +65,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_typo_is_seen_without_a_look_up() {
+    fn a_typo_is_detected_without_a_query() {
         let key = generate(&[7; 32]);
         let key = key.expose_secret();
         assert!(is_well_formed(key));

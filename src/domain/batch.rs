@@ -10,7 +10,7 @@ use super::observation::Observation;
 
 use crate::domain::ids::{AccountId, BatchId};
 
-/// Most observations in one message. A report of up to this many is ordered by time as a whole.
+/// Maximum number of observations in one message. A report of up to this many is ordered by time as a whole.
 pub const MAX_OBSERVATIONS: usize = 16_384;
 
 /// Compression level of zstd: the fastest.
@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_stays_together() {
+    fn items_that_fit_into_one_message_stay_together() {
         let some: Vec<Observation> = (0..1000).map(|n| seen(n % 7, n as i64, "Hades".to_owned())).collect();
         assert_eq!(split(some.clone(), 20_000).unwrap(), [some], "packed it is a tenth");
         assert_eq!(split(Vec::new(), 20_000).unwrap(), [vec![]]);
     }
 
     #[test]
-    fn an_offer_is_split_only_where_it_must_be_and_in_the_order_of_time() {
+    fn an_offer_is_split_only_where_it_must_be_and_in_chronological_order() {
         let mut state = 1;
         // Offer 0 has half of the observations, too many for one message.
         let some: Vec<Observation> = (0..2000_u64)
@@ -241,8 +241,8 @@ mod tests {
                 .filter(|found| !found.is_empty())
                 .collect();
             if offer > 0 {
-                let as_told: Vec<&Observation> = some.iter().filter(|seen| seen.sku == sku).collect();
-                assert_eq!(of_offer, if as_told.is_empty() { vec![] } else { vec![as_told] });
+                let as_reported: Vec<&Observation> = some.iter().filter(|seen| seen.sku == sku).collect();
+                assert_eq!(of_offer, if as_reported.is_empty() { vec![] } else { vec![as_reported] });
                 continue;
             }
             assert!(of_offer.len() > 1);

@@ -2,10 +2,12 @@
 
 use super::text_enum::text_enum;
 
-/// Most tries kept for one delivery: five times the schedule. After further redeliveries, the newest tries are kept.
+/// Maximum number of attempts kept for one delivery: five times the schedule. After further redeliveries, the newest
+/// ones are kept.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
 text_enum! {
+    /// State of a delivery.
     pub enum DeliveryState {
         Pending = "pending",
         Delivered = "delivered",

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 /// Default retention of a file.
 pub const DEFAULT_LIFE: TimeDelta = TimeDelta::days(13);
-/// Longest retention of a file. With half a day for its removal, it is gone before 14 days.
+/// Longest retention of a file. It leaves half a day for the removal, so that a file is gone within 14 days.
 pub const MAX_LIFE: TimeDelta = TimeDelta::hours(13 * 24 + 12);
 /// Timeout of an unfinished upload: it is removed when nothing has arrived for this long.
 pub const UNFINISHED_LIFE: TimeDelta = TimeDelta::hours(24);
@@ -18,7 +18,8 @@ const TRANSFERS: [&str; 2] = ["application/partial-upload", "application/offset+
 /// The time until which a file made at `created_at` is kept, if the client wants it kept until `wanted`.
 ///
 /// # Errors
-/// `wanted` is not in the future, or exceeds the longest retention. The error is a sentence.
+/// `wanted` is not in the future, or exceeds the longest retention. The error is the rest of a sentence that begins
+/// with the name of the field.
 pub fn keep_until(
     wanted: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lose_what_harms() {
+    fn names_lose_harmful_characters() {
         for (given, expected) in [
             ("feed.csv", "feed.csv"),
             ("../../etc/passwd", "passwd"),
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lives_for_fourteen_days() {
+    fn no_file_is_kept_for_fourteen_days() {
         let (made, hour) = (DateTime::UNIX_EPOCH, TimeDelta::hours(1));
         assert_eq!(keep_until(None, made, made), Ok(made + DEFAULT_LIFE));
         assert_eq!(keep_until(Some(made + hour), made, made), Ok(made + hour));

@@ -20,7 +20,7 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new id, which sorts after all ids made before it.
+            /// A new id, which sorts after all ids that this process has made before.
             pub fn now_v7() -> $name {
                 $name(Uuid::now_v7())
             }

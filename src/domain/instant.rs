@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_its_offset_is_an_instant() {
+    fn a_time_with_an_offset_is_an_instant() {
         for text in [
             "2026-11-20T12:00:00Z",
             "2026-11-20t12:00:00z",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_an_offset_is_one_of_a_zone_and_a_riddle_is_none() {
+    fn a_time_without_an_offset_belongs_to_a_zone_and_an_ambiguous_one_is_refused() {
         let local = NaiveDate::from_ymd_opt(2026, 11, 20).unwrap().and_hms_opt(12, 0, 0).unwrap();
         assert_eq!(Time::read("2026-11-20 12:00"), Some(Time::Local(local)));
         assert_eq!(Time::read("2026-11-20T12:00:00"), Some(Time::Local(local)));
@@ -263,14 +263,14 @@ mod tests {
             assert_eq!(at(name, local, Twice::Earlier), format!("{earlier}+00:00"), "{name} {local}");
             assert_eq!(at(name, local, Twice::Later), format!("{later}+00:00"), "{name} {local}");
         }
-        for wrong in ["", "Berlin", "europe/berlin", "+1", "CEST", "+25", "GMT+1"] {
-            assert!(wrong.parse::<Zone>().is_err(), "{wrong:?}");
+        for invalid in ["", "Berlin", "europe/berlin", "+1", "CEST", "+25", "GMT+1"] {
+            assert!(invalid.parse::<Zone>().is_err(), "{invalid:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn what_rfc_3339_takes_is_taken(seconds in 0_i64..253_402_300_799, nanos in 0_u32..1_000_000_000, offset in -1439_i32..1440) {
+        fn every_time_of_rfc_3339_is_accepted(seconds in 0_i64..253_402_300_799, nanos in 0_u32..1_000_000_000, offset in -1439_i32..1440) {
             let zone = FixedOffset::east_opt(offset * 60).unwrap();
             let time = DateTime::from_timestamp(seconds, nanos).unwrap().with_timezone(&zone);
             prop_assume!((0..=9999).contains(&chrono::Datelike::year(&time)));

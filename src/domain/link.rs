@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_a_download_whatever_its_pieces() {
+    fn a_copy_is_one_download_however_it_is_divided() {
         for length in [2, 255, 256, 257, 1_000, 6 << 30] {
             let mut usage = fresh(length);
             assert_eq!(take(&mut usage, 2, 0, length), Admission::Granted);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_waited_for() {
+    fn downloads_in_progress_are_waited_for() {
         let mut usage = fresh(1_000);
         usage.bytes = 1_000;
         assert_eq!(usage.admit(1, 0, 1_000), Admission::Later);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_before_counts_whole_copies_alone() {
+    fn the_previous_version_counts_only_whole_copies() {
         let usage = Usage { downloads: 1, ..fresh(1_000) };
         assert_eq!(usage.admit(1, 0, 1), Admission::Never);
         assert_eq!(usage.admit(2, 0, 1_000), Admission::Granted);
@@ -151,10 +151,10 @@ mod tests {
         fn no_order_of_requests_gets_more_than_was_granted(
             length in 1_u64..2_000,
             most in 1_u64..4,
-            asked in proptest::collection::vec((0_u64..2_000, 1_u64..2_000), 1..200),
+            requested in proptest::collection::vec((0_u64..2_000, 1_u64..2_000), 1..200),
         ) {
             let mut usage = fresh(length);
-            for (start, bytes) in asked {
+            for (start, bytes) in requested {
                 let start = start % length;
                 take(&mut usage, most, start, (start + bytes).min(length));
             }

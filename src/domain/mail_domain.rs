@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_becomes_what_the_dns_has() {
+    fn a_domain_takes_the_form_that_the_dns_uses() {
         for (domain, ascii) in [
             ("bücher.example", "xn--bcher-kva.example"),
             ("BÜCHER.example", "xn--bcher-kva.example"),
@@ -32,13 +32,13 @@ mod tests {
         ] {
             assert_eq!(to_ascii(domain).unwrap(), ascii);
         }
-        for wrong in [
+        for invalid in [
             "bü cher.example",
             "-bücher.example",
             "ü\u{200b}\u{ffff}.example",
             &format!("{}.example", "ü".repeat(64)),
         ] {
-            assert!(to_ascii(wrong).is_err(), "{wrong:?}");
+            assert!(to_ascii(invalid).is_err(), "{invalid:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ impl Currency {
     ///
     /// # Errors
     /// The text is not a plain decimal number, is negative, has too many decimal places for the currency, or is too
-    /// large. The error is a sentence for people.
+    /// large. The error is the rest of a sentence that begins with the name of the field.
     pub fn parse_amount(self, text: &str) -> Result<i64, String> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_have_their_currencys_places() {
+    fn amounts_have_the_decimal_places_of_their_currency() {
         assert_eq!(currency("EUR").parse_amount("18.49"), Ok(1849));
         assert_eq!(currency("EUR").parse_amount("18.5"), Ok(1850));
         assert_eq!(currency("EUR").parse_amount("0.0"), Ok(0));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_is_refused() {
+    fn texts_that_are_not_amounts_are_refused() {
         for text in
             ["", ".", "9.", ".5", "-1", "+1", "1e3", "9,99", " 9.99", "9.999", "0x10", "٣", "1.0000001"]
         {

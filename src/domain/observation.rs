@@ -113,7 +113,7 @@ pub struct ReportedObservation {
     pub url_name: Option<&'static str>,
 }
 
-/// Problem with one field: its name and a sentence about it.
+/// Problem with one field: its name, and the rest of a sentence that begins with it.
 pub type FieldProblem = (&'static str, String);
 
 /// A valid observation with its warnings.
@@ -254,7 +254,7 @@ fn is_web_address(url: &str) -> bool {
 /// the offer can be bought.
 ///
 /// # Errors
-/// The value is unknown. The error is a sentence that names it.
+/// The value is unknown. The error is the rest of a sentence that begins with the name of the field.
 pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
     let given = availability.unwrap_or_default().trim();
     let schema = ["https://schema.org/", "http://schema.org/", "schema.org/", "schema:"];
@@ -287,7 +287,8 @@ pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
 /// precision that the database stores.
 ///
 /// # Errors
-/// The text is not a time, lacks its offset from UTC, or is out of range. The error is a sentence.
+/// The text is not a time, lacks its offset from UTC, or is out of range. The error is the rest of a sentence
+/// that begins with the name of the field.
 pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = match Time::read(text) {
         Some(Time::Instant(instant)) => instant,
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn invisible_characters_around_a_text_make_no_other_offer() {
+    fn invisible_characters_around_a_sku_do_not_make_another_offer() {
         for around in ["", "\\u200b", "\\ufeff", "\\u2060", "\\u200d \\u200b", "\\u00ad", "\\u00a0"] {
             let around = |text: &str| format!("{around}{text}{around}");
             let seen = check(&format!(
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named_at_once() {
+    fn all_invalid_fields_are_named_at_once() {
         let problems = check(
             r#"{"store": "", "sku": "a\u0000b", "price": "1.1234567", "currency": "EUR", "region": "Germany",
                 "regular_price": "x", "observed_at": "2026-11-20T12:06:00Z", "url": "javascript:alert(1)"}"#,
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_address_costs_itself_and_not_the_price() {
+    fn an_invalid_url_is_dropped_and_the_price_is_kept() {
         let long = format!("https://s/{}", "x".repeat(2_000));
         for url in [
             "javascript:alert(1)",
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_has_its_white_space_folded_and_a_title_what_nobody_sees() {
+    fn white_space_is_folded_in_every_text_and_invisible_characters_are_removed_from_titles() {
         let seen = check(
             r#"{"store": "My\n\tShop", "sku": "a\u00a0 b", "price": " 9.99\n", "currency": "EUR",
                 "platform": "Nintendo\t Switch", "title": "Bur\u00adrow\r\nTales &amp;\u200b Co"}"#,
@@ -549,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_bought_is_told_in_the_words_of_product_feeds() {
+    fn availability_is_read_in_the_words_of_product_feeds() {
         for (text, available) in [
             (None, true),
             (Some(""), true),

@@ -109,7 +109,7 @@ impl<'a> ObservedOffers<'a> {
             }
             recorder.close();
         }
-        changes.resume_what_was_over(now);
+        changes.resume_prolonged_sales(now);
         changes
     }
 }

@@ -42,7 +42,7 @@ pub struct Changes {
     pub changed_sales: Vec<SaleChange>,
     pub events: Vec<Event>,
     /// Sales from before the message for which the store has announced a later end at the same price, with their
-    /// previous end. They are news if that end had already passed (`resume_what_was_over`).
+    /// previous end. They are news if that end had already passed (`resume_prolonged_sales`).
     prolonged: Vec<(DateTime<Utc>, Event)>,
     pub quarantined: Vec<Quarantined>,
     /// Quarantined observations that a second one has confirmed.
@@ -56,7 +56,7 @@ impl Changes {
     /// Adds `sale.resumed` for sales that had passed their announced end but, according to their stores, continue. No
     /// process had ended them yet, but they were no longer deals and did not ring. The event is not counted as a
     /// transition, as the end would not have been.
-    pub fn resume_what_was_over(&mut self, now: DateTime<Utc>) {
+    pub fn resume_prolonged_sales(&mut self, now: DateTime<Utc>) {
         let prolonged = std::mem::take(&mut self.prolonged).into_iter();
         let resumed = prolonged.filter(|(end, event)| *end <= now && event.price.is_on_sale(now));
         self.events.extend(resumed.map(|(_, event)| event));

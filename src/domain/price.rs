@@ -89,9 +89,9 @@ impl Price {
 
     /// Instant since which the price is unknown: its sale has ended as announced, and it was not observed since.
     pub fn unknown_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let told = self.sale.and_then(|sale| sale.ends_at);
+        let announced = self.sale.and_then(|sale| sale.ends_at);
         let ended = self.ended.map(|ended| ended.at);
-        told.or(ended).filter(|end| *end <= now && *end > self.observed_at)
+        announced.or(ended).filter(|end| *end <= now && *end > self.observed_at)
     }
 
     /// Cut in whole percent below the regular price.
@@ -311,36 +311,37 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     if !trusted && let Some(reason) = rules.glitches.judge(measure, &after) {
         return Outcome::Quarantined { held: after, reason };
     }
-    let told = seen.sale_ends_at.filter(|_| seen.amount < regular);
-    let is_over = told.is_some_and(|end| end <= seen.observed_at);
+    let announced = seen.sale_ends_at.filter(|_| seen.amount < regular);
+    let is_over = announced.is_some_and(|end| end <= seen.observed_at);
     let is_sale = seen.available && seen.amount < regular && !is_over;
     let paid = Some(seen.amount).filter(|_| is_paid);
     let begin = || Sale {
         id: SaleId::now_v7(),
         best: paid,
         was_free: is_giveaway,
-        ends_at: told,
+        ends_at: announced,
         interrupted_at: None,
     };
     let Some(before) = before else {
         after.sale = is_sale.then(begin);
         let kind = if is_sale { TransitionKind::SaleStarted } else { TransitionKind::FirstSeen };
-        return Outcome::Changed(Change::of(after, kind, told));
+        return Outcome::Changed(Change::of(after, kind, announced));
     };
     if seen.observed_at < before.observed_at {
         return Outcome::Stale { past: after };
     }
     let same_currency = before.currency == after.currency;
     // An end that has passed in the meantime stands, unless the store announces a later one.
-    let come = before.ended.map(|ended| ended.at).filter(|at| same_currency && *at > seen.observed_at);
-    let is_sale = is_sale && (come.is_none() || told > come);
+    let passed_end = before.ended.map(|ended| ended.at).filter(|at| same_currency && *at > seen.observed_at);
+    let is_sale = is_sale && (passed_end.is_none() || announced > passed_end);
     // Of two prices at the same instant the lower one stands, and of two equal ones the one that can be bought.
     let rank = |price: &Price| (price.amount, !price.available);
     if same_currency && seen.observed_at == before.observed_at && rank(&after) >= rank(before) {
         // An unavailable offer says nothing about the sale of an available one.
         let agreed = before.sale.filter(|_| before.says_the_same(&after) && seen.available);
         // The later end stands, in whatever order the observations come.
-        let sale = agreed.map(|sale| Sale { ends_at: sale.ends_at.max(told.filter(|_| !is_over)), ..sale });
+        let sale =
+            agreed.map(|sale| Sale { ends_at: sale.ends_at.max(announced.filter(|_| !is_over)), ..sale });
         return Outcome::Unchanged { after: Price { sale: sale.or(before.sale), ..*before } };
     }
     after.was_free_at = match before.was_free_at {
@@ -352,7 +353,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     }
     let open = before.sale.filter(|_| same_currency);
     if before.says_the_same(&after) && open.is_some() == is_sale {
-        after.sale = open.map(|sale| Sale { ends_at: told.or(sale.ends_at), ..sale });
+        after.sale = open.map(|sale| Sale { ends_at: announced.or(sale.ends_at), ..sale });
         after.ended = before.ended;
         return Outcome::Unchanged { after };
     }
@@ -362,7 +363,9 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     let kind = match (open, is_sale) {
         (None, true) => match recent {
             None => TransitionKind::SaleStarted,
-            Some(ended) if ended.resume(told).is_bettered_by(seen.amount) => TransitionKind::SaleDeepened,
+            Some(ended) if ended.resume(announced).is_bettered_by(seen.amount) => {
+                TransitionKind::SaleDeepened
+            }
             Some(_) => TransitionKind::SaleResumed,
         },
         (Some(_), false) => TransitionKind::SaleEnded,
@@ -373,15 +376,15 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
         (None, false) if after.amount > before.amount => TransitionKind::PriceRaised,
         (_, _) => TransitionKind::RegularChanged,
     };
-    let goes_on = open.or(recent.map(|ended| ended.resume(told))).filter(|_| is_sale);
+    let continued = open.or(recent.map(|ended| ended.resume(announced))).filter(|_| is_sale);
     let rings_again = kind == TransitionKind::SaleDeepened
-        && goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
-    after.sale = match goes_on {
+        && continued.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
+    after.sale = match continued {
         Some(sale) => Some(Sale {
             id: sale.id,
             best: sale.best.into_iter().chain(paid).min(),
             was_free: sale.was_free || is_giveaway,
-            ends_at: told.or(sale.ends_at),
+            ends_at: announced.or(sale.ends_at),
             interrupted_at: sale.interrupted_at.filter(|_| !rings_again),
         }),
         None => is_sale.then(begin),
@@ -402,7 +405,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
             (true, false) => EndReason::Price,
         }),
         rings_again,
-        ..Change::of(after, kind, after.sale.map_or(told.or(come), |sale| sale.ends_at))
+        ..Change::of(after, kind, after.sale.map_or(announced.or(passed_end), |sale| sale.ends_at))
     })
 }
 

@@ -4,7 +4,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-/// Most keys read of one set. No issuer has more; further keys are ignored.
+/// Maximum number of keys read of one set. No issuer has more; further keys are ignored.
 const MAX_KEYS: usize = 100;
 
 /// A key with the one algorithm that it is for. A token's own header cannot change the algorithm.
@@ -47,7 +47,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keys_that_are_for_something_else_are_passed_over() {
+    fn keys_for_other_purposes_are_skipped() {
         let ed = |more: Value| {
             let mut key =
                 json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});

@@ -34,7 +34,8 @@ const fn read_codes(text: &[u8]) -> [u32; 26] {
 /// `GB`.
 ///
 /// # Errors
-/// The code is not a country's, such as `EU`, which ISO 3166-1 only reserves. The error is a sentence that names it.
+/// The code is not a country's, such as `EU`, which ISO 3166-1 only reserves. The error is the rest of a sentence that
+/// begins with the name of the field.
 pub fn check_region(region: Option<&str>) -> Result<String, String> {
     let given = region.map(str::trim).unwrap_or_default();
     if given.is_empty() {
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_country_is_refused_by_name() {
+    fn codes_of_no_country_are_refused_by_name() {
         for given in ["EN", "EU", "XK", "AA", "XX", "WW", "DEU", "Germany", "D", "1A", "Ж", "D\u{0}"] {
             let problem = check_region(Some(given)).unwrap_err();
             let name: String = given.chars().filter(|c| !c.is_control()).collect();

@@ -23,7 +23,7 @@ pub fn wait_after(tries: usize, random: u64, retry_after: Option<TimeDelta>) -> 
     // The modulo's bias is one in 2^64 / 35,000,000.
     let jitter_ms = (random % (2 * spread_ms + 1) as u64) as i64 - spread_ms;
     let planned = TimeDelta::milliseconds(base_ms + jitter_ms);
-    Some(retry_after.map_or(planned, |asked| asked.clamp(planned, planned + MAX_EXTENSION)))
+    Some(retry_after.map_or(planned, |requested| requested.clamp(planned, planned + MAX_EXTENSION)))
 }
 
 /// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date. `None` if it is neither.
@@ -73,25 +73,25 @@ mod tests {
             assert_eq!(parse_retry_after(date, now), Some(TimeDelta::seconds(37)), "{date}");
         }
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(TimeDelta::zero()));
-        for wrong in ["", "-1", "1.5", "soon", "٣", "+5", "1994-11-06T08:49:37Z"] {
-            assert_eq!(parse_retry_after(wrong, now), None, "{wrong:?}");
+        for invalid in ["", "-1", "1.5", "soon", "٣", "+5", "1994-11-06T08:49:37Z"] {
+            assert_eq!(parse_retry_after(invalid, now), None, "{invalid:?}");
         }
         assert!(parse_retry_after("99999999999999999999999", now).is_some());
     }
 
     proptest! {
         #[test]
-        fn a_wait_stays_within_its_bounds(tries in 1_usize..=9, random: u64, asked in proptest::option::of(0_i64..10_000_000)) {
+        fn a_wait_stays_within_its_bounds(tries in 1_usize..=9, random: u64, requested in proptest::option::of(0_i64..10_000_000)) {
             let base = SCHEDULE_S[tries - 1] * 1_000;
             let planned = wait_after(tries, random, None).unwrap();
             prop_assert!((base * 8 / 10..=base * 12 / 10).contains(&planned.num_milliseconds()));
-            let asked = asked.map(TimeDelta::seconds);
-            let wait = wait_after(tries, random, asked).unwrap();
+            let requested = requested.map(TimeDelta::seconds);
+            let wait = wait_after(tries, random, requested).unwrap();
             let longest = planned + TimeDelta::hours(24);
             prop_assert!(wait >= planned && wait <= longest);
-            if let Some(asked) = asked {
-                prop_assert!(wait >= asked.min(longest));
-                prop_assert!(asked < planned || wait <= asked);
+            if let Some(requested) = requested {
+                prop_assert!(wait >= requested.min(longest));
+                prop_assert!(requested < planned || wait <= requested);
             }
         }
 

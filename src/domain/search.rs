@@ -1,6 +1,6 @@
 //! Ranking of titles by how well they match what a user has typed. Both are normalised (`domain::title`).
 
-/// Most words of a search that are used; further ones are ignored.
+/// Maximum number of words of a search that are used; further ones are ignored.
 pub const MAX_WORDS: usize = 10;
 
 /// Points added to the score of a title that means exactly the game that was typed (`domain::title::key`).
@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn slips_of_the_fingers_are_counted() {
+    fn typing_errors_are_counted() {
         for (one, other, expected) in [
             ("witcher", "witcher", 0),
             ("wicther", "witcher", 1),
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_slip_is_one_slip(word in "[a-zé]{1,8}") {
+        fn one_typing_error_counts_once(word in "[a-zé]{1,8}") {
             for near in swaps_and_omissions(&word) {
                 prop_assert!(distance(&word, &near) <= 1, "{word} {near}");
             }

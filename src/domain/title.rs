@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_is_shown_without_what_nobody_sees() {
+    fn a_title_is_shown_without_invisible_characters() {
         for (title, shown) in [
             ("Burrow Tales", "Burrow Tales"),
             (" Burrow\r\n\tTales\u{a0}2 ", "Burrow Tales 2"),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn some_signs_tell_games_apart() {
+    fn some_signs_distinguish_games() {
         let titles = [
             "Burrow Tales",
             "Burrow Tales+",

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_week_is_what_its_text_says() {
+    fn a_week_is_parsed_from_its_own_text() {
         let mut week: Week = "1999-W50".parse().unwrap();
         for _ in 0..60 * 52 {
             assert_eq!(week.to_string().parse(), Ok(week));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_week_is_refused() {
+    fn texts_that_are_not_weeks_are_refused() {
         for text in [
             "",
             "2026",

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_library_wraps_is_found_at_any_depth() {
+    fn an_error_that_a_library_wraps_is_found_at_any_depth() {
         let of_tls = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, of_tls));
         let text = explain(&wrapped, "https://shop.example").unwrap();

@@ -214,9 +214,9 @@ impl Error {
     }
 }
 
-/// Most characters of each text of a problem document.
+/// Maximum number of characters of each text of a problem document.
 const MAX_TEXT: usize = 500;
-/// Most invalid fields that a problem document lists.
+/// Maximum number of invalid fields that a problem document lists.
 const MAX_ERRORS: usize = 100;
 
 /// The text, truncated to `most` characters.

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decoded_does_not_depend_on_how_it_comes() {
+    fn the_decoded_text_does_not_depend_on_the_chunks() {
         let text = "Größe 19 €, ".repeat(20_000);
         let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         for capacity in [1, 3, 100_000] {

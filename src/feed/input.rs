@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_tells_the_format_below_its_compression() {
+    fn the_format_is_read_from_the_name_below_its_compression() {
         assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(FeedFormat::Csv));
         assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(FeedFormat::Ndjson));
         assert_eq!(format_of_name(Path::new("prices.gz")), None);

@@ -61,14 +61,14 @@ impl Mapping {
                     return Err(MappingError::NoPair { option, pair: pair.clone() });
                 };
                 let (field, value) = (field.trim(), value.trim());
-                let wrong = |problem| MappingError::BadValue {
+                let invalid = |problem| MappingError::BadValue {
                     option,
                     pair: pair.clone(),
                     field: field.to_owned(),
                     problem,
                 };
                 if (option, field) == ("--set", TIME_ZONE) {
-                    if mapping.zone.replace(value.parse().map_err(wrong)?).is_some() {
+                    if mapping.zone.replace(value.parse().map_err(invalid)?).is_some() {
                         return Err(MappingError::NamedTwice { field: TIME_ZONE, options: "--set" });
                     }
                     continue;
@@ -79,8 +79,8 @@ impl Mapping {
                 };
                 // An invalid constant would fail on every line.
                 match (option, field) {
-                    ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(wrong)?,
-                    ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(wrong)?,
+                    ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(invalid)?,
+                    ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(invalid)?,
                     _ => {}
                 }
                 list.push((field, value.to_owned()));
@@ -103,9 +103,9 @@ impl Mapping {
     pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, FeedError> {
         let mut columns = Vec::new();
         for (field, name) in &self.columns {
-            let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
-            match (places.next(), places.next()) {
-                (Some((place, _)), None) => columns.push((*field, place)),
+            let mut indices = header.iter().enumerate().filter(|(_, column)| *column == name);
+            match (indices.next(), indices.next()) {
+                (Some((index, _)), None) => columns.push((*field, index)),
                 (Some(_), Some(_)) => {
                     return Err(FeedError::RepeatedColumn(name.clone()));
                 }
@@ -120,12 +120,12 @@ impl Mapping {
             if is_named {
                 continue;
             }
-            let mut places = header.iter().enumerate().filter(|(_, column)| *column == field);
-            let Some((place, _)) = places.next() else { continue };
-            if places.next().is_some() {
+            let mut indices = header.iter().enumerate().filter(|(_, column)| *column == field);
+            let Some((index, _)) = indices.next() else { continue };
+            if indices.next().is_some() {
                 return Err(FeedError::RepeatedColumn(field.to_owned()));
             }
-            columns.push((field, place));
+            columns.push((field, index));
         }
         let has = |field: &str| {
             columns.iter().any(|(known, _)| *known == field)
@@ -139,7 +139,7 @@ impl Mapping {
         let ignored = header
             .iter()
             .enumerate()
-            .filter(|(place, _)| columns.iter().all(|(_, taken)| taken != place))
+            .filter(|(index, _)| columns.iter().all(|(_, taken)| taken != index))
             .map(|(_, name)| name.clone())
             .collect();
         let (constants, width, zone) = (self.constants.clone(), header.len(), self.zone);
@@ -191,8 +191,8 @@ pub struct ColumnMapping {
 
 impl ColumnMapping {
     /// Index of the column for this field.
-    pub fn place(&self, field: &str) -> Option<usize> {
-        self.columns.iter().find(|(known, _)| *known == field).map(|(_, place)| *place)
+    pub fn index(&self, field: &str) -> Option<usize> {
+        self.columns.iter().find(|(known, _)| *known == field).map(|(_, index)| *index)
     }
 
     /// Whether a column or a constant provides this field.
@@ -211,7 +211,7 @@ impl ColumnMapping {
         }
         let mut fields = Vec::with_capacity(self.columns.len() + self.constants.len());
         // People edit CSV in spreadsheets, and our exports protect text from being read as formulas there.
-        let columns = self.columns.iter().map(|(field, place)| (*field, unguard(&record[*place])));
+        let columns = self.columns.iter().map(|(field, index)| (*field, unguard(&record[*index])));
         let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
         for (field, text) in columns.chain(constants) {
             if !text.is_empty() {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn json_numbers_go_on_digit_for_digit() {
+    fn json_numbers_are_passed_on_digit_for_digit() {
         let mapping = Mapping::default();
         let mapped = mapping.map_json(r#"{"sku": 7, "price": 18.4900000000000000001, "x": [1, 2]}"#).unwrap();
         assert_eq!(line(mapped), "{\"sku\":\"7\",\"price\":\"18.4900000000000000001\",\"x\":[1, 2]}\n");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused_with_the_place() {
+    fn values_that_are_not_objects_are_refused_with_their_position() {
         let mapping = Mapping::default();
         assert!(mapping.map_json("[1]").unwrap_err().starts_with("is not a JSON object"));
         assert_eq!(
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_keep_their_digits_and_riddles_are_left_to_the_api() {
+    fn instants_keep_their_digits_and_ambiguous_times_are_left_to_the_api() {
         for (text, expected) in [
             ("2025-07-15 22:33:15+02:00", "2025-07-15T20:33:15Z"),
             ("2025-07-15 22:33:15 +0200", "2025-07-15T20:33:15Z"),
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_an_offset_is_one_of_the_zone_that_is_set() {
+    fn a_time_without_an_offset_belongs_to_the_configured_zone() {
         let mapping = Mapping::parse(
             &[],
             &strings(&["store=s", "price=1", "currency=EUR", "time_zone=Europe/Berlin", "region=uk"]),
@@ -455,9 +455,9 @@ mod tests {
         );
         // A day is not an instant at which a price was observed.
         assert_eq!(times("2026-11-20", "soon"), expected("2026-11-20", "soon"));
-        for wrong in ["time_zone=Berlin", "region=EU", "currency=euro"] {
-            let problem = Mapping::parse(&[], &strings(&[wrong])).unwrap_err().to_string();
-            assert!(problem.contains(wrong), "{problem}");
+        for invalid in ["time_zone=Berlin", "region=EU", "currency=euro"] {
+            let problem = Mapping::parse(&[], &strings(&[invalid])).unwrap_err().to_string();
+            assert!(problem.contains(invalid), "{problem}");
         }
         assert!(Mapping::parse(&strings(&["time_zone=Zone"]), &[]).is_err());
         assert!(Mapping::parse(&[], &strings(&["time_zone=UTC", "time_zone=UTC"])).is_err());

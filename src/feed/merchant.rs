@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn values_that_cannot_be_read_have_a_reason() {
         for (pairs, why) in [
             (vec![("id", "1")], "has no price"),
             (vec![("price", "12")], "it should be like \"18.49 EUR\""),

@@ -78,17 +78,17 @@ impl ImportOptions {
             return Err(format!("of product data {} can be given, not {other}", TAKEN.join(", ")));
         }
         let of = |field: &str| self.constants.get(field).cloned();
-        let wrong = |field: &'static str| move |problem: String| format!("the constant {field} {problem}");
+        let invalid = |field: &'static str| move |problem: String| format!("the constant {field} {problem}");
         let store = of("store").ok_or("product data does not name its store; the constants must")?;
         let region = of("region").map(|region| check_region(Some(&region))).transpose();
         let currency = of("currency").map(|code| code.trim().parse()).transpose();
         let zone = of("time_zone").map_or(Ok(Zone::UTC), |zone| zone.parse());
         Ok(Meaning::Products(Merchant {
             store,
-            region: region.map_err(wrong("region"))?,
+            region: region.map_err(invalid("region"))?,
             platform: of("platform"),
-            currency: currency.map_err(wrong("currency"))?,
-            zone: zone.map_err(wrong("time_zone"))?,
+            currency: currency.map_err(invalid("currency"))?,
+            zone: zone.map_err(invalid("time_zone"))?,
         }))
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_before_anything_is_read() {
+    fn invalid_options_are_reported_before_anything_is_read() {
         assert!(matches!(meaning("{}"), Ok(Meaning::Fields(_))));
         assert!(matches!(
             meaning(r#"{"columns": {"sku": "ID"}, "constants": {"store": "Steam"}}"#),

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-/// Most columns of a CSV file.
-pub const MOST_COLUMNS: usize = 1024;
+/// Maximum number of columns of a CSV file.
+pub const MAX_COLUMNS: usize = 1024;
 
 /// Longest price with its currency, in bytes.
 const LONGEST_PRICE: usize = 40;
@@ -21,7 +21,7 @@ const LONGEST_PRICE: usize = 40;
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
     pub delimiter: u8,
-    /// `\n`, optionally after a `\r`; or `\r` alone.
+    /// `\n`, optionally after a `\r`; or a single `\r`.
     pub line_end: u8,
 }
 
@@ -70,7 +70,7 @@ pub enum QuoteVerdict {
 #[derive(Debug)]
 pub struct Judged {
     pub verdict: QuoteVerdict,
-    pub looked: usize,
+    pub examined: usize,
 }
 
 impl Table {
@@ -100,7 +100,7 @@ impl RecordFields {
 
 /// The fields of one line, which is passed without its line end.
 pub fn read_line(line: &[u8], dialect: &Dialect) -> RecordFields {
-    read(line, true, dialect, MOST_COLUMNS + 1).fields
+    read(line, true, dialect, MAX_COLUMNS + 1).fields
 }
 
 /// A line without the `\r` that belongs to its line end.
@@ -115,7 +115,7 @@ struct Read {
     fields: RecordFields,
     /// Length with the line end; `None`: the bytes end before the record does, or it has more than `most` fields.
     length: Option<usize>,
-    looked: usize,
+    examined: usize,
 }
 
 enum Close {
@@ -128,16 +128,16 @@ enum Close {
 /// The first record of `bytes`; `whole`: nothing follows them.
 fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
     let mut fields = RecordFields::default();
-    let (mut place, mut looked) = (0, 0);
+    let (mut place, mut examined) = (0, 0);
     loop {
         let mut quoted = None;
         if bytes.get(place) == Some(&b'"') {
             match find_close(bytes, place + 1, whole, dialect) {
                 Close::At(end) => quoted = Some(end),
-                Close::Text(end) => looked = looked.max(end),
+                Close::Text(end) => examined = examined.max(end),
                 Close::Never => {
                     fields.is_open = true;
-                    looked = bytes.len();
+                    examined = bytes.len();
                 }
             }
         }
@@ -150,10 +150,10 @@ fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
             }
         };
         fields.list.push(field);
-        looked = looked.max(next);
+        examined = examined.max(next);
         if bytes.get(next) == Some(&dialect.delimiter) {
             if fields.count() == most {
-                return Read { fields, length: None, looked };
+                return Read { fields, length: None, examined };
             }
             place = next + 1;
             continue;
@@ -165,7 +165,7 @@ fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
         if let Some(last) = fields.list.last_mut().filter(|last| !last.quoted && ends) {
             last.end = last.begin + without_return(&bytes[last.begin..last.end], dialect.line_end).len();
         }
-        return Read { fields, length: ends.then_some((next + 1).min(bytes.len())), looked };
+        return Read { fields, length: ends.then_some((next + 1).min(bytes.len())), examined };
     }
 }
 
@@ -195,8 +195,8 @@ fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Clo
 /// with something like a price in the price column.
 pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> Judged {
     let dialect = &table.dialect;
-    let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
-    let judged = |verdict| Judged { verdict, looked: read.looked };
+    let read = read(bytes, whole, dialect, table.columns.unwrap_or(MAX_COLUMNS));
+    let judged = |verdict| Judged { verdict, examined: read.examined };
     let Some(length) = read.length else { return judged(QuoteVerdict::OpenQuote) };
     let is_one_line = memchr(dialect.line_end, bytes).is_none_or(|end| length <= end + 1);
     if is_one_line || table.columns.is_some_and(|columns| columns != read.fields.count()) {
@@ -216,7 +216,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
     };
     let (mut lines, mut rows) = (0, 0);
     let (mut first_may_be_row, mut first_may_be_ragged) = (false, false);
-    let (mut later, mut telling) = (0, 0);
+    let (mut later, mut evidence) = (0, 0);
     let mut begin = 0;
     while begin < length {
         let end = memchr(dialect.line_end, &bytes[begin..length]).map_or(length, |end| begin + end);
@@ -230,11 +230,11 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
             if begin == 0 {
                 (first_may_be_row, first_may_be_ragged) = (is_row, is_ragged);
             } else if wanted.begins(bytes, begin..end, whole, &read.fields) {
-                (later, telling) = (later + 1, telling + 1);
+                (later, evidence) = (later + 1, evidence + 1);
             } else {
                 later += usize::from(is_row || (is_ragged && wanted.price.is_some()));
-                telling +=
-                    usize::from(likeness.is_some() && is_telling(bytes, begin..end, &read.fields, table));
+                evidence +=
+                    usize::from(likeness.is_some() && is_evidence(bytes, begin..end, &read.fields, table));
             }
         }
         begin = end + 1;
@@ -246,12 +246,12 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
         && hides_delimiters(bytes, several_lines(bytes, &read.fields, dialect), table);
     let verdict = if rows * 2 > lines {
         QuoteVerdict::OpenQuote
-    } else if (first_may_be_row && later > 0) || telling > 0 || joins {
+    } else if (first_may_be_row && later > 0) || evidence > 0 || joins {
         QuoteVerdict::Ambiguous(length)
     } else {
         QuoteVerdict::OneRecord(read.fields, length)
     };
-    Judged { verdict, looked: read.looked }
+    Judged { verdict, examined: read.examined }
 }
 
 /// Whether the line below a header of several lines has as many fields as that header, and not as its first line alone.
@@ -353,12 +353,12 @@ fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool
             fields.list.push(Field { begin, end: place, quoted: false });
             begin = place + 1;
             if fields.count() > most {
-                return Read { fields, length: None, looked: place };
+                return Read { fields, length: None, examined: place };
             }
         }
         place += 1;
     }
-    Read { fields, length: Some(line.len()), looked: line.len() }
+    Read { fields, length: Some(line.len()), examined: line.len() }
 }
 
 /// Whether a cell was probably meant as a price.
@@ -382,7 +382,7 @@ fn is_like_sku(cell: &[u8]) -> bool {
 
 /// Whether the line is evidence for a row. It is not if none of its delimiters is in a quoted field, as in the last
 /// line of a first column, nor if all of them are commas of prose, with a space after each.
-fn is_telling(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
+fn is_evidence(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
     let quoted = fields.list.iter().filter(|field| field.quoted);
     let parts = quoted.map(|field| field.begin.max(line.start)..field.end.min(line.end));
     hides_delimiters(bytes, parts, table)

@@ -11,7 +11,7 @@ use memchr::{memchr, memmem};
 use super::encoding::UNREADABLE;
 use super::error::FeedError;
 use super::input::FeedFormat;
-use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
+use super::quotes::{self, Dialect, MAX_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
 
 /// Longest record in bytes. A longer line is refused with its number.
@@ -20,8 +20,8 @@ pub const LONGEST_RECORD: usize = 64 << 10;
 const LONGEST_REASON: usize = 400;
 /// Bound on the bytes that are read again after open quotation marks: this multiple of the bytes read so far, plus a
 /// fixed number of bytes. A file in which every line opens a quotation mark must not be read over and over.
-const LOOK_AGAIN: u64 = 16;
-const LOOK_AGAIN_GRACE: u64 = 4 << 20;
+const REREAD_FACTOR: u64 = 16;
+const REREAD_GRACE: u64 = 4 << 20;
 
 /// One record of the input.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Records {
     /// that field begins.
     ambiguous: Option<(u64, u64)>,
     /// Number of bytes that were examined ahead and then read again.
-    looked_again: u64,
+    examined_ahead: u64,
 }
 
 impl Records {
@@ -78,7 +78,7 @@ impl Records {
                 table.spaced = memmem::find(header, &[delimiter, b' ']).is_some();
             }
         }
-        Ok(Records { lines, format, table, ambiguous: None, looked_again: 0 })
+        Ok(Records { lines, format, table, ambiguous: None, examined_ahead: 0 })
     }
 
     /// Reads the first record of CSV, which names the columns.
@@ -171,8 +171,9 @@ impl Records {
     /// Reads a record whose first line has a quotation mark that is not closed on it. `alone` are the fields of that
     /// line when the mark is a character.
     fn read_open(&mut self, alone: &RecordFields) -> io::Result<Content> {
-        let may_look = self.looked_again <= self.lines.place.saturating_mul(LOOK_AGAIN) + LOOK_AGAIN_GRACE;
-        if may_look {
+        let may_examine =
+            self.examined_ahead <= self.lines.place.saturating_mul(REREAD_FACTOR) + REREAD_GRACE;
+        if may_examine {
             let begin = self.lines.number;
             let (ahead, whole) = self.lines.look_ahead()?;
             let judged = quotes::judge(ahead, whole, alone, &self.table);
@@ -191,14 +192,14 @@ impl Records {
                             .to_owned(),
                     ));
                 }
-                QuoteVerdict::OpenQuote => self.looked_again += judged.looked as u64,
+                QuoteVerdict::OpenQuote => self.examined_ahead += judged.examined as u64,
             }
         }
         // Reading ahead may have moved the line within the window.
         let Line::At(span) = self.lines.find()? else { return Ok(Content::Broken("is gone".to_owned())) };
         let text = &self.lines.window[span];
         // The mark is a character if the line is a row with it. Without reading ahead, that is not known.
-        let content = if may_look && self.table.columns.is_none_or(|columns| columns == alone.count()) {
+        let content = if may_examine && self.table.columns.is_none_or(|columns| columns == alone.count()) {
             content_of(text, alone)
         } else {
             Content::Broken(format!(
@@ -243,9 +244,9 @@ fn split(line: &[u8], table: &Table) -> Content {
         Ok(text) => text,
         Err(why) => return Content::Broken(why),
     };
-    let mut fields = Vec::with_capacity(table.columns.unwrap_or_default().min(MOST_COLUMNS));
+    let mut fields = Vec::with_capacity(table.columns.unwrap_or_default().min(MAX_COLUMNS));
     for field in text.split(delimiter) {
-        if fields.len() == MOST_COLUMNS {
+        if fields.len() == MAX_COLUMNS {
             return too_many();
         }
         fields.push(trim_unseen(field).to_owned());
@@ -254,7 +255,7 @@ fn split(line: &[u8], table: &Table) -> Content {
 }
 
 fn content_of(record: &[u8], fields: &RecordFields) -> Content {
-    if fields.count() > MOST_COLUMNS {
+    if fields.count() > MAX_COLUMNS {
         return too_many();
     }
     match text_of(record) {
@@ -264,7 +265,7 @@ fn content_of(record: &[u8], fields: &RecordFields) -> Content {
 }
 
 fn too_many() -> Content {
-    Content::Broken(format!("has more than {MOST_COLUMNS} columns"))
+    Content::Broken(format!("has more than {MAX_COLUMNS} columns"))
 }
 
 /// Guesses the delimiter: whichever of comma, semicolon and tab is most frequent in the header outside of quotation

@@ -69,7 +69,7 @@ impl Rows {
             (FeedFormat::Csv, Meaning::Fields(mapping)) => {
                 let mut records = Records::open(input.reader, FeedFormat::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
-                records.set_columns(columns.place("price"), columns.place("sku"));
+                records.set_columns(columns.index("price"), columns.index("sku"));
                 Source::Columns(records, columns)
             }
             (FeedFormat::Ndjson, Meaning::Fields(mapping)) => {
@@ -86,7 +86,7 @@ impl Rows {
     }
 
     /// Whether rows may state when their prices were observed. If they do not, their order has no meaning.
-    pub fn may_tell_times(&self) -> bool {
+    pub fn may_state_times(&self) -> bool {
         match &self.source {
             Source::Columns(_, columns) => columns.has("observed_at"),
             Source::Lines(..) => true,

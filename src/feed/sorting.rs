@@ -17,7 +17,7 @@ const MEMORY: usize = 16 << 20;
 const OVERHEAD: usize = 320;
 /// Number of runs of a level that are merged into one run of the next. Each run being merged needs buffers of a third
 /// of a MiB.
-const MOST_RUNS: usize = 32;
+const MAX_RUNS: usize = 32;
 
 /// An observation and its line in the input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl LineObservation {
     }
 
     /// Sort order: by offer, then by time, then by line, so that the same input is always sorted the same way.
-    fn place(&self, other: &LineObservation) -> Ordering {
+    fn compare(&self, other: &LineObservation) -> Ordering {
         let key = |seen: &LineObservation| (seen.observation.observed_at, seen.line);
         self.offer().cmp(&other.offer()).then_with(|| key(self).cmp(&key(other)))
     }
@@ -88,7 +88,7 @@ impl Sorter {
 
     /// Writes the held observations to a run, and merges the runs of each level that is full.
     fn spill(&mut self) -> io::Result<()> {
-        self.held.sort_unstable_by(LineObservation::place);
+        self.held.sort_unstable_by(LineObservation::compare);
         let mut run = Run::create(&self.scratch)?;
         for seen in self.held.drain(..) {
             run.write(&seen)?;
@@ -101,7 +101,7 @@ impl Sorter {
             }
             let runs = &mut self.levels[level];
             runs.push(made);
-            if runs.len() < MOST_RUNS {
+            if runs.len() < MAX_RUNS {
                 break;
             }
             let mut merged = Run::create(&self.scratch)?;
@@ -120,7 +120,7 @@ impl Sorter {
     /// A run cannot be written or read.
     pub fn finish(mut self) -> io::Result<Sorted> {
         if self.levels.is_empty() {
-            self.held.sort_unstable_by(LineObservation::place);
+            self.held.sort_unstable_by(LineObservation::compare);
             return Ok(Sorted::Held(self.held.into_iter()));
         }
         if !self.held.is_empty() {
@@ -227,7 +227,7 @@ fn read_line(run: &mut impl BufRead) -> io::Result<Option<LineObservation>> {
 /// Reversed order, so that the heap returns the first observation first.
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.seen.place(&self.seen)
+        other.seen.compare(&self.seen)
     }
 }
 
@@ -272,10 +272,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), room in 1_usize..20) {
+        fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), lines in 1_usize..20) {
             let all: Vec<LineObservation> = given.iter().enumerate().map(|(line, (sku, at))| seen(line as u64, *sku, *at)).collect();
             let mut sorter = Sorter::new(&std::env::temp_dir());
-            sorter.memory = room * OVERHEAD;
+            sorter.memory = lines * OVERHEAD;
             for one in all.clone() {
                 sorter.push(one).unwrap();
             }
@@ -285,7 +285,7 @@ mod tests {
                 found.push(next);
             }
             let mut expected = all;
-            expected.sort_by(LineObservation::place);
+            expected.sort_by(LineObservation::compare);
             prop_assert_eq!(found, expected);
         }
     }

@@ -20,16 +20,16 @@ use super::records::LONGEST_RECORD;
 const LONGEST_PIECE: u64 = 1 << 20;
 /// Longest item with all its markup and comments, in bytes. Its text is limited to the length of a record.
 const LONGEST_ITEM: u64 = 1 << 20;
-/// Most attributes of an item that are kept, and most attributes of a tag that are read.
-const MOST_ATTRIBUTES: usize = 1024;
-/// Most elements in an item, including nested ones.
-const MOST_ELEMENTS: usize = 16 << 10;
+/// Maximum number of attributes of an item that are kept, and of attributes of a tag that are read.
+const MAX_ATTRIBUTES: usize = 1024;
+/// Maximum number of elements in an item, including nested ones.
+const MAX_ELEMENTS: usize = 16 << 10;
 /// Deepest nesting of elements.
 const DEEPEST: usize = 64;
 /// Longest name of an element, prefix or namespace, in bytes. Those of open elements are kept in memory.
 const LONGEST_NAME: usize = 1024;
-/// Most prefixes that may be bound at once.
-const MOST_BINDINGS: usize = 256;
+/// Maximum number of prefixes that may be bound at once.
+const MAX_BINDINGS: usize = 256;
 
 const ATOM: [&str; 2] = ["http://www.w3.org/2005/Atom", "http://purl.org/atom/ns#"];
 const RSS: [&str; 4] = [
@@ -179,7 +179,7 @@ impl Items {
             // Checked at every event of any kind: a million empty elements have no text.
             if bytes > LONGEST_RECORD || self.meter.bytes.get() - begin > LONGEST_ITEM {
                 refusal.get_or_insert_with(|| format!("is longer than {LONGEST_RECORD} bytes"));
-            } else if attributes.len() > MOST_ATTRIBUTES || elements > MOST_ELEMENTS {
+            } else if attributes.len() > MAX_ATTRIBUTES || elements > MAX_ELEMENTS {
                 refusal.get_or_insert_with(|| "has too many elements".to_owned());
             }
             if refusal.is_some() {
@@ -321,7 +321,7 @@ impl Spaces {
         let mut link = None;
         if name == "link" {
             let (mut href, mut rel) = (None, None);
-            for attribute in start.attributes().with_checks(false).take(MOST_ATTRIBUTES).flatten() {
+            for attribute in start.attributes().with_checks(false).take(MAX_ATTRIBUTES).flatten() {
                 let wanted = match attribute.key.as_ref() {
                     "href" => &mut href,
                     "rel" => &mut rel,
@@ -336,7 +336,7 @@ impl Spaces {
     }
 
     fn bind(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<(), FeedError> {
-        for attribute in start.attributes().with_checks(false).take(MOST_ATTRIBUTES).flatten() {
+        for attribute in start.attributes().with_checks(false).take(MAX_ATTRIBUTES).flatten() {
             let prefix = match attribute.key.as_ref() {
                 "xmlns" => "",
                 key => match key.strip_prefix("xmlns:") {
@@ -345,7 +345,7 @@ impl Spaces {
                 },
             };
             let uri = attribute.value.trim();
-            if prefix.len() > LONGEST_NAME || uri.len() > LONGEST_NAME || self.bindings.len() == MOST_BINDINGS
+            if prefix.len() > LONGEST_NAME || uri.len() > LONGEST_NAME || self.bindings.len() == MAX_BINDINGS
             {
                 return Err(FeedError::TooManyNamespaces);
             }

@@ -14,9 +14,9 @@ use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
 
 /// Timeout for a request that must end to make durable what it has received.
-const END_WITHIN: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for a request that waits until received bytes are durable.
-const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Active uploads of the process. Clones share them.
 #[derive(Clone, Default)]
@@ -91,10 +91,10 @@ impl Uploads {
     pub async fn take_over(&self, file: FileId) -> Result<()> {
         let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
-        if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
+        if timeout(END_TIMEOUT, other.ended.cancelled()).await.is_err() {
             let detail = "Another request is still writing to this upload.";
             let mut refusal = Error::new(Kind::Locked, detail);
-            refusal.retry_after_s = Some(END_WITHIN.as_secs());
+            refusal.retry_after_s = Some(END_TIMEOUT.as_secs());
             return Err(refusal);
         }
         Ok(())
@@ -131,9 +131,9 @@ impl Uploads {
     /// request that receives it continues.
     pub async fn settle(&self, file: FileId) {
         let Some(active) = self.active.lock().get(&file).cloned() else { return };
-        let (tell, told) = oneshot::channel();
-        if active.settle.send(tell).is_ok() {
-            let _ = timeout(SETTLE_WITHIN, told).await;
+        let (confirm, confirmed) = oneshot::channel();
+        if active.settle.send(confirm).is_ok() {
+            let _ = timeout(SETTLE_TIMEOUT, confirmed).await;
         }
     }
 

@@ -15,7 +15,8 @@ use crate::store::files;
 use crate::store::files::writing;
 use crate::store::lease::Lease;
 
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(15);
+/// Interval between signs of life of the process that reads.
+const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(15);
 /// Time without a sign of life after which the process that reads is taken for dead.
 pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
 
@@ -42,7 +43,7 @@ pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Fi
 /// Records signs of life until the file is removed.
 async fn stay_alive(writer: &PgPool, clock: &Clock, file: FileId) -> Error {
     loop {
-        tokio::time::sleep(SIGN_OF_LIFE_EVERY).await;
+        tokio::time::sleep(SIGN_OF_LIFE_INTERVAL).await;
         match writing::touch_final(writer, file, clock.now()).await {
             Ok(Lease::Held) => {}
             Ok(Lease::Lost) => return Error::not_found("file"),

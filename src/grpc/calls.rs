@@ -27,8 +27,8 @@ use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
-/// Most concurrent streams of a process. Their callers are not authenticated, so there is no limit for each caller.
-/// Calls that are not streams do not count.
+/// Maximum number of concurrent streams of a process. Their callers are not authenticated, so there is no limit for
+/// each caller. Calls that are not streams do not count.
 const MAX_STREAMS: usize = 100;
 
 /// Method that load balancers call every few seconds.
@@ -296,8 +296,8 @@ mod tests {
         ] {
             assert_eq!(read(text), Some(expected), "{text}");
         }
-        for wrong in ["", "1", "S", "100000000S", "-1S", "+1S", "1.5S", " 1S", "1 S", "1s", "1é", "é"] {
-            assert_eq!(read(wrong), None, "{wrong}");
+        for invalid in ["", "1", "S", "100000000S", "-1S", "+1S", "1.5S", " 1S", "1 S", "1s", "1é", "é"] {
+            assert_eq!(read(invalid), None, "{invalid}");
         }
     }
 

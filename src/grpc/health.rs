@@ -18,7 +18,7 @@ use crate::health::dead_man;
 
 /// Interval at which an open watch receives its status again: a load balancer closes a stream on which nothing arrives
 /// for 60 s, and HTTP/2 pings do not count.
-const TELL_AGAIN: Duration = Duration::from_secs(30);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The service `grpc.health.v1.Health`.
 pub struct GrpcHealth {
@@ -83,7 +83,7 @@ impl health_server::Health for GrpcHealth {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let statuses = statuses(request.into_inner().service, self.stopping.clone(), TELL_AGAIN);
+        let statuses = statuses(request.into_inner().service, self.stopping.clone(), REPEAT_INTERVAL);
         Ok(Response::new(statuses.map(|status| Ok(reply(status))).boxed()))
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_watch_hears_the_status_at_once_when_it_changes_and_again_and_again() {
+    async fn a_watch_receives_the_status_at_once_on_every_change_and_repeatedly() {
         let stopping = CancellationToken::new();
         let often = Duration::from_millis(1);
         let mut known = statuses(SERVICES[0].to_owned(), stopping.clone(), often).boxed();

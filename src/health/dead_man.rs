@@ -49,17 +49,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_load_balancer_itself_is_heard() {
+    fn only_health_checks_of_the_load_balancer_itself_count() {
         let dead_man = DeadMan::default();
         let mut headers = HeaderMap::new();
-        let mut hear = |name: &'static str, value: &str| {
+        let mut note = |name: &'static str, value: &str| {
             headers.insert(name, value.parse().unwrap());
             dead_man.note_health_check(&headers);
             dead_man.health_checks()
         };
-        assert_eq!(hear("user-agent", "curl/8"), 0);
-        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0"), 1);
-        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0 grpc-c++/1.85.1"), 2);
-        assert_eq!(hear("x-forwarded-for", "192.0.2.1"), 2, "somebody who calls himself so");
+        assert_eq!(note("user-agent", "curl/8"), 0);
+        assert_eq!(note("user-agent", "ELB-HealthChecker/2.0"), 1);
+        assert_eq!(note("user-agent", "ELB-HealthChecker/2.0 grpc-c++/1.85.1"), 2);
+        assert_eq!(
+            note("x-forwarded-for", "192.0.2.1"),
+            2,
+            "a client that sends the load balancer's user agent"
+        );
     }
 }

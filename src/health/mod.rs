@@ -12,7 +12,7 @@ use self::disk::Disk;
 use self::readiness::Readiness;
 use self::watchdog::Watchdog;
 
-/// What is known of the process's health.
+/// State of the process's health.
 pub struct Health {
     /// Whether the database answers, for `/readyz`.
     pub readiness: Readiness,

@@ -46,7 +46,7 @@ impl Readiness {
         {
             return reasons.clone();
         }
-        let reasons = match self.deadline.timeout(PING_TIMEOUT, self.look()).await {
+        let reasons = match self.deadline.timeout(PING_TIMEOUT, self.probe()).await {
             Ok(Ok(reasons)) => reasons,
             Ok(Err(error)) => {
                 log::warn!(target: "salebell::health", "the database is away: {}", crate::error::chain(&error));
@@ -58,7 +58,7 @@ impl Readiness {
         reasons
     }
 
-    async fn look(&self) -> Result<Vec<FieldError>> {
+    async fn probe(&self) -> Result<Vec<FieldError>> {
         if self.migrated.load(Ordering::Relaxed) {
             store::health::ping(&self.pool).await?;
             return Ok(Vec::new());

@@ -43,10 +43,10 @@ impl Watchdog {
     /// restarting this process would not repair it.
     ///
     /// # Errors
-    /// Returns the name of what is silent.
-    pub async fn check_alive(&self, patience: Duration) -> Result<(), &'static str> {
+    /// Returns the name of the silent loop, or that the runtime is silent.
+    pub async fn check_alive(&self, timeout: Duration) -> Result<(), &'static str> {
         // A new task waits in the same queue as all others.
-        if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
+        if tokio::time::timeout(timeout, tokio::spawn(async {})).await.is_err() {
             return Err("the runtime");
         }
         self.stale().map_or(Ok(()), Err)

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
-/// Most event streams of a process.
+/// Maximum number of event streams of a process.
 const OF_PROCESS: usize = 500;
-/// Most event streams of an account.
+/// Maximum number of event streams of an account.
 const OF_ACCOUNT: usize = 10;
 
 /// Number of open event streams, by account.

@@ -45,7 +45,7 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
 
 /// `GET /metrics` on the loopback listener: metrics in the text format of Prometheus.
 pub async fn metrics(State(app): State<App>, Extension(gauges): Extension<Arc<Gauges>>) -> Response {
-    gauges.look(&app).await;
+    gauges.refresh(&app).await;
     let handle = telemetry::metrics();
     handle.run_upkeep();
     let text = handle.render();

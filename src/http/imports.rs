@@ -32,7 +32,7 @@ use crate::store::imports::{self, Import, ImportState, NewImport, RowRefusal};
 use crate::tables::text::quote;
 
 /// Interval between two checks of the progress for an event stream.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Longest event stream. After it a browser connects again by itself, and its token is checked again.
 const LISTEN_FOR: Duration = Duration::from_secs(3_600);
 /// Number of refusals that one query reads.
@@ -264,7 +264,7 @@ fn follow(
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let since = Instant::now();
     let begin = (app, listening, String::new(), false);
-    stream::unfold(begin, move |(app, listening, mut told, ended)| async move {
+    stream::unfold(begin, move |(app, listening, mut last_sent, ended)| async move {
         if ended {
             return None;
         }
@@ -276,15 +276,15 @@ fn follow(
             // A database that is briefly unavailable does not end the stream.
             if let Ok(response) = state.await
                 && let Ok(text) = serde_json::to_string(&response)
-                && (text != told || response.has_ended())
+                && (text != last_sent || response.has_ended())
             {
                 let ended = response.has_ended();
-                told = text.clone();
+                last_sent = text.clone();
                 let event = Event::default().event(if ended { "end" } else { "progress" }).data(text);
-                return Some((Ok(event), (app, listening, told, ended)));
+                return Some((Ok(event), (app, listening, last_sent, ended)));
             }
             tokio::select! {
-                () = tokio::time::sleep(TELL_EVERY) => {}
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
                 () = app.stopping.cancelled() => return None,
             }
         }

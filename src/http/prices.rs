@@ -28,7 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::intake::{ListedProblem, PriceIntake, Receipt};
 use crate::telemetry::trace_context::TraceContext;
 
-/// Most observations of a JSON report; NDJSON has no limit.
+/// Maximum number of observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -39,12 +39,12 @@ impl RequestProgress {
     }
 
     /// Sets the account of the request, which the access log shows.
-    pub fn belongs_to(&self, account: AccountId) {
+    pub fn set_account(&self, account: AccountId) {
         let _ = self.account.set(account);
     }
 
     /// Marks the body as a stream without a size limit: `server.request_timeout_s` counts from its end.
-    pub fn streams(&self) {
+    pub fn mark_streamed(&self) {
         self.streamed.store(true, Ordering::Relaxed);
     }
 
@@ -54,7 +54,7 @@ impl RequestProgress {
     }
 
     /// Marks the body as large: it has more than a few packets, or its length is unknown.
-    pub fn is_large(&self) {
+    pub fn mark_large(&self) {
         self.large.store(true, Ordering::Relaxed);
     }
 
@@ -74,7 +74,7 @@ impl RequestProgress {
     }
 
     /// Whether a large part of the body may be unread. A small rest is read before the next request.
-    pub fn left_some(&self) -> bool {
+    pub fn has_unread_body(&self) -> bool {
         self.large.load(Ordering::Relaxed) && !self.has_body()
     }
 
@@ -94,7 +94,7 @@ impl RequestProgress {
     }
 }
 
-/// Whether the response to a request is meant for its caller alone.
+/// Whether the response to a request is meant only for its caller.
 pub fn is_private(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key(OIDC_DATA)
 }

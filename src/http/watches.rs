@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
 
-/// Most entries of each list of a watch.
+/// Maximum number of entries of each list of a watch.
 const MAX_SCOPE: usize = 100;
 
 /// Body of a request that creates a watch.

@@ -13,6 +13,7 @@ use crate::config;
 
 /// Key of the tag in which Auto Scaling puts the group's name on each instance.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
+
 /// This instance in its group.
 pub struct AutoScaling {
     /// Created by the first call, because that loads the root certificates; a process that only watches may make no

@@ -25,11 +25,11 @@ use crate::config::{CREDENTIAL, Config};
 /// Key of the tag that holds the environment.
 const ENVIRONMENT_TAG: &str = "Environment";
 /// Timeout of the whole command; the unit's start timeout must be longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Timeout for the credentials of the instance's role, which become available a moment after the instance.
-const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout for the credentials of `--check`, which can run anywhere: they exist already, or never will.
-const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
+const CREDENTIALS_TIMEOUT_ELSEWHERE: Duration = Duration::from_secs(15);
 /// Mode of the settings files. Only the owner reads them, and systemd on behalf of the services (`LoadCredential=`).
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
@@ -108,8 +108,8 @@ struct Place {
 /// Fails if the metadata, the credentials or AWS are unavailable, or if it takes longer than three minutes. Missing and
 /// invalid settings are listed one per line, without their values; no file has been changed in that case.
 pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
-    let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
-    tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
+    let late = |_| anyhow!("the boot is not done within {} s", BOOT_TIMEOUT.as_secs());
+    tokio::time::timeout(BOOT_TIMEOUT, boot(arguments, defaults)).await.map_err(late)?
 }
 
 async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
@@ -121,7 +121,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     let path = format!("/salebell/{}", place.environment);
     let chain = Chain::new(Some(&place.region), Clock::system());
     // Requested first, so missing credentials are reported as such.
-    let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
+    let limit = if place.instance.is_some() { CREDENTIALS_TIMEOUT } else { CREDENTIALS_TIMEOUT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
     credentials.map_err(|error| anyhow!("{error}"))?;
     let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;
@@ -141,8 +141,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     let efs = config.map(|config| config.files.efs).unwrap_or_else(|further| {
         // A setting that was just reported as unreadable must not be reported as missing too.
         let unread: Vec<String> = settings.unread().map(|setting| format!("{setting} (")).collect();
-        let told = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
-        problems.extend(further.0.into_iter().filter(|problem| !told(problem)));
+        let is_reported = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
+        problems.extend(further.0.into_iter().filter(|problem| !is_reported(problem)));
         None
     });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
@@ -150,7 +150,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
         return Err(describe(&path, problems));
     }
     let counts = (settings.values.len(), settings.secrets.len());
-    let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
+    let mut summary =
+        format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
     // This version must be able to start when there are parameters that only the next one knows: during a rollout, and
     // after it is rolled back.
     unknown.keys().for_each(|key| remove(&mut table, key));
@@ -171,12 +172,12 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
             // Written last: once this file exists, all of them do.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
-            told.push_str(&format!(" → {}", written.display()));
+            summary.push_str(&format!(" → {}", written.display()));
         }
-        None => told.push_str(": the configuration is complete"),
+        None => summary.push_str(": the configuration is complete"),
     }
-    unknown.values().for_each(|unknown| told.push_str(&format!("\nleft out: {unknown} to this version")));
-    Ok(told)
+    unknown.values().for_each(|unknown| summary.push_str(&format!("\nleft out: {unknown} to this version")));
+    Ok(summary)
 }
 
 /// Fills in what the arguments leave out from the instance metadata.
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_is_no_area() {
+    fn a_setting_is_not_also_a_section() {
         for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
             let mut settings = StoredSettings::default();
             names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));

@@ -23,7 +23,7 @@ pub const EXIT_CODE: u8 = 90;
 
 /// Interval between two checks of the silence.
 const TICK: Duration = Duration::from_secs(1);
-/// Most time that counts as silence between two checks. A process that was stopped, or whose machine slept, received
+/// Maximum time that counts as silence between two checks. A process that was stopped, or whose machine slept, received
 /// nothing in that time, which proves nothing.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
 
@@ -31,24 +31,24 @@ const LONGEST_TICK: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Silence {
     armed: bool,
-    heard: u64,
+    received: u64,
     lasts: Duration,
-    looked_at: Instant,
+    updated_at: Instant,
 }
 
 impl Silence {
     /// Creates a switch that is not armed.
     pub fn new(now: Instant) -> Silence {
-        Silence { armed: false, heard: 0, lasts: Duration::ZERO, looked_at: now }
+        Silence { armed: false, received: 0, lasts: Duration::ZERO, updated_at: now }
     }
 
-    /// Updates the silence; `heard` is the number of health checks received so far. Returns the time without one, or
+    /// Updates the silence; `received` is the number of health checks received so far. Returns the time without one, or
     /// `None` while the switch is not armed.
-    pub fn look(&mut self, heard: u64, now: Instant) -> Option<Duration> {
-        let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
-        self.looked_at = now;
-        if heard != self.heard {
-            *self = Silence { armed: true, heard, lasts: Duration::ZERO, looked_at: now };
+    pub fn update(&mut self, received: u64, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.updated_at).min(LONGEST_TICK);
+        self.updated_at = now;
+        if received != self.received {
+            *self = Silence { armed: true, received, lasts: Duration::ZERO, updated_at: now };
         } else if self.armed {
             self.lasts += since;
         }
@@ -79,8 +79,8 @@ pub async fn run(app: App) -> Result<()> {
             // While the process drains, the load balancer is expected to stop checking.
             () = app.stopping.cancelled() => return Ok(()),
         }
-        let heard = app.health.dead_man.health_checks();
-        let lasts = silence.look(heard, Instant::now());
+        let received = app.health.dead_man.health_checks();
+        let lasts = silence.update(received, Instant::now());
         gauge!("salebell_dead_man_armed").set(f64::from(u8::from(lasts.is_some())));
         gauge!("salebell_dead_man_silence_seconds").set(lasts.unwrap_or_default().as_secs_f64());
         let Some(lasts) = lasts.filter(|lasts| *lasts >= limit) else { continue };
@@ -89,7 +89,7 @@ pub async fn run(app: App) -> Result<()> {
         }
         let seconds = lasts.as_secs();
         let verdict = tokio::select! {
-            verdict = replacement.ask(|| app.health.dead_man.health_checks() == heard) => verdict,
+            verdict = replacement.request(|| app.health.dead_man.health_checks() == received) => verdict,
             () = app.stopping.cancelled() => return Ok(()),
         };
         not_before = Instant::now() + RETRY;
@@ -136,30 +136,30 @@ mod tests {
         let mut silence = Silence::new(now);
         for _ in 0..1000 {
             now += SECOND;
-            assert_eq!(silence.look(0, now), None, "nobody has asked yet");
+            assert_eq!(silence.update(0, now), None, "no health check has arrived yet");
         }
-        assert_eq!(silence.look(1, now), Some(Duration::ZERO));
+        assert_eq!(silence.update(1, now), Some(Duration::ZERO));
         for seconds in 1..=89 {
             now += SECOND;
-            assert_eq!(silence.look(1, now), Some(SECOND * seconds));
+            assert_eq!(silence.update(1, now), Some(SECOND * seconds));
         }
-        assert_eq!(silence.look(2, now), Some(Duration::ZERO), "another one in time");
+        assert_eq!(silence.update(2, now), Some(Duration::ZERO), "another one in time");
         now += SECOND;
-        assert_eq!(silence.look(2, now), Some(SECOND));
+        assert_eq!(silence.update(2, now), Some(SECOND));
         silence.disarm();
         now += SECOND;
-        assert_eq!(silence.look(2, now), None);
-        assert_eq!(silence.look(3, now), Some(Duration::ZERO));
+        assert_eq!(silence.update(2, now), None);
+        assert_eq!(silence.update(3, now), Some(Duration::ZERO));
     }
 
     #[test]
     fn a_process_that_was_stopped_has_not_been_silent() {
         let mut now = Instant::now();
         let mut silence = Silence::new(now);
-        silence.look(1, now);
+        silence.update(1, now);
         now += SECOND * 600;
-        assert_eq!(silence.look(1, now), Some(LONGEST_TICK));
+        assert_eq!(silence.update(1, now), Some(LONGEST_TICK));
         // A clock that goes backwards, as monotonic clocks have been seen to do.
-        assert_eq!(silence.look(1, now - SECOND * 300), Some(LONGEST_TICK));
+        assert_eq!(silence.update(1, now - SECOND * 300), Some(LONGEST_TICK));
     }
 }

@@ -26,7 +26,8 @@ use crate::error::{Result, chain};
 
 /// Interval between two checks of the disk.
 const TICK: Duration = Duration::from_secs(2);
-/// Most time that counts as full between two checks. A process that was suspended has not checked the disk meanwhile.
+/// Maximum time that counts as full between two checks. A process that was suspended has not checked the disk
+/// meanwhile.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
 /// Timeout of one check; a disk that takes longer counts as unwritable.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,20 +39,20 @@ const PROBE: [u8; 4096] = [0; 4096];
 struct Fullness {
     limit: Duration,
     lasts: Option<Duration>,
-    looked_at: Instant,
+    updated_at: Instant,
     was_good: bool,
 }
 
 impl Fullness {
     fn new(limit: Duration, now: Instant) -> Fullness {
-        Fullness { limit, lasts: None, looked_at: now, was_good: false }
+        Fullness { limit, lasts: None, updated_at: now, was_good: false }
     }
 
     /// Records whether a check found the disk `good`. One good check resets the time: being full for a moment is no
     /// reason to act.
-    fn look(&mut self, good: bool, now: Instant) {
-        let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
-        self.looked_at = now;
+    fn update(&mut self, good: bool, now: Instant) {
+        let since = now.saturating_duration_since(self.updated_at).min(LONGEST_TICK);
+        self.updated_at = now;
         self.was_good |= good;
         self.lasts = if good { None } else { Some(self.lasts.map_or(Duration::ZERO, |lasts| lasts + since)) };
     }
@@ -62,7 +63,7 @@ impl Fullness {
     }
 
     /// Whether `/readyz` reports the disk. An instance whose disk has never been good is not ready from the start.
-    fn is_told(&self) -> bool {
+    fn is_reported(&self) -> bool {
         self.is_lasting() || !self.was_good
     }
 }
@@ -76,20 +77,20 @@ pub async fn run(app: App) -> Result<()> {
     let mut replacement = Replacement::new(app.clone())?;
     let heartbeat = app.health.watchdog.start("the look at the disk", LONGEST_ROUND);
     let mut fullness = Fullness::new(limit, Instant::now());
-    let mut looks = Looks::new(&app.config);
+    let mut checks = DiskChecks::new(&app.config);
     let mut not_before = Instant::now();
     loop {
         heartbeat.beat();
         let found = tokio::select! {
-            found = looks.next() => found,
+            found = checks.next() => found,
             () = app.stopping.cancelled() => return Ok(()),
         };
         gauge!("salebell_disk_free_bytes").set(found.free.map_or(f64::NAN, |free| free as f64));
         let began = fullness.lasts.is_none();
-        fullness.look(found.problem.is_none(), Instant::now());
+        fullness.update(found.problem.is_none(), Instant::now());
         app.health
             .disk
-            .report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
+            .report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_reported()));
         if let Some(problem) = found.problem.as_ref().filter(|_| began) {
             log::warn!(target: "salebell::disk", "the disk {problem}");
         }
@@ -98,7 +99,7 @@ pub async fn run(app: App) -> Result<()> {
             let verdict = tokio::select! {
                 // No second check: the last one is seconds old at most, and a disk that has just gained space will fill
                 // up again.
-                verdict = replacement.ask(|| true) => verdict,
+                verdict = replacement.request(|| true) => verdict,
                 () = app.stopping.cancelled() => return Ok(()),
             };
             not_before = Instant::now() + RETRY;
@@ -159,13 +160,13 @@ impl fmt::Display for Problem {
 }
 
 /// Runs one check at a time: each may block a thread for as long as the disk hangs.
-struct Looks {
+struct DiskChecks {
     places: Places,
     under_way: Option<JoinHandle<Found>>,
 }
 
-impl Looks {
-    fn new(config: &Config) -> Looks {
+impl DiskChecks {
+    fn new(config: &Config) -> DiskChecks {
         let mut folders = vec![config.worker.scratch.clone()];
         let shared = match config.files.store {
             FileStore::Directory => Some(config.files.directory.clone()),
@@ -176,13 +177,13 @@ impl Looks {
             }
         };
         let places = Places { folders, shared, floor: config.instance.min_free_bytes };
-        Looks { places, under_way: None }
+        DiskChecks { places, under_way: None }
     }
 
     async fn next(&mut self) -> Found {
         let places = self.places.clone();
-        let look = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || places.look()));
-        match tokio::time::timeout(DISK_TIMEOUT, look).await {
+        let check = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || places.check()));
+        match tokio::time::timeout(DISK_TIMEOUT, check).await {
             Ok(ended) => {
                 self.under_way = None;
                 ended.unwrap_or_else(|panic| unknown("cannot be looked at", panic.to_string()))
@@ -209,7 +210,7 @@ struct Places {
 
 impl Places {
     /// Checks every folder. Blocks the thread.
-    fn look(&self) -> Found {
+    fn check(&self) -> Found {
         // A shared store that hangs must not be touched: it hangs for all instances.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let shared = self.shared.as_deref().map(|shared| file_system(&mounts, shared));
@@ -265,49 +266,49 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+    fn a_disk_that_is_full_for_a_moment_does_not_count() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
-        let mut look = |good: bool, seconds: u32| {
+        let mut update = |good: bool, seconds: u32| {
             now += SECOND * seconds;
-            fullness.look(good, now);
-            (fullness.is_told(), fullness.is_lasting())
+            fullness.update(good, now);
+            (fullness.is_reported(), fullness.is_lasting())
         };
-        assert_eq!(look(true, 2), (false, false));
+        assert_eq!(update(true, 2), (false, false));
         for _ in 0..30 {
-            assert_eq!(look(false, 2), (false, false));
+            assert_eq!(update(false, 2), (false, false));
         }
-        assert_eq!(look(true, 2), (false, false));
+        assert_eq!(update(true, 2), (false, false));
         // 60 s from the first check that found it full.
         for _ in 0..30 {
-            assert_eq!(look(false, 2), (false, false));
+            assert_eq!(update(false, 2), (false, false));
         }
-        assert_eq!(look(false, 2), (true, true));
-        assert_eq!(look(true, 2), (false, false));
+        assert_eq!(update(false, 2), (true, true));
+        assert_eq!(update(true, 2), (false, false));
     }
 
     #[test]
-    fn an_instance_without_room_is_not_ready_from_the_beginning() {
+    fn an_instance_without_free_space_is_not_ready_from_the_start() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
-        assert!(fullness.is_told());
+        assert!(fullness.is_reported());
         for _ in 0..3 {
             now += 2 * SECOND;
-            fullness.look(false, now);
-            assert!(fullness.is_told() && !fullness.is_lasting());
+            fullness.update(false, now);
+            assert!(fullness.is_reported() && !fullness.is_lasting());
         }
-        fullness.look(true, now);
-        assert!(!fullness.is_told());
+        fullness.update(true, now);
+        assert!(!fullness.is_reported());
     }
 
     #[test]
-    fn a_process_that_was_stopped_between_two_moments_has_not_seen_an_hour() {
+    fn a_process_that_was_stopped_between_two_checks_has_not_observed_an_hour() {
         let mut now = Instant::now();
         let mut fullness = Fullness::new(60 * SECOND, now);
-        fullness.look(true, now);
-        fullness.look(false, now);
+        fullness.update(true, now);
+        fullness.update(false, now);
         now += 3600 * SECOND;
-        fullness.look(false, now);
+        fullness.update(false, now);
         assert_eq!(fullness.lasts, Some(LONGEST_TICK));
     }
 
@@ -328,18 +329,18 @@ mod tests {
     #[test]
     fn the_file_system_of_a_shared_store_does_not_count() {
         let own = std::env::temp_dir();
-        let look = |shared: Option<&str>| {
+        let check = |shared: Option<&str>| {
             // More than any disk has.
             let shared = shared.map(PathBuf::from);
-            Places { folders: vec![own.clone()], shared, floor: u64::MAX }.look()
+            Places { folders: vec![own.clone()], shared, floor: u64::MAX }.check()
         };
-        let full = look(None);
+        let full = check(None);
         assert!(full.free.is_some());
         assert_eq!(full.problem.unwrap().what, "has no room");
-        assert!(look(Some("/proc")).problem.is_some(), "another file system");
-        let same = look(own.to_str());
+        assert!(check(Some("/proc")).problem.is_some(), "another file system");
+        let same = check(own.to_str());
         assert_eq!((same.free, same.problem), (None, None));
-        let gone = Places { folders: vec!["/proc/none".into()], shared: None, floor: 0 }.look();
+        let gone = Places { folders: vec!["/proc/none".into()], shared: None, floor: 0 }.check();
         let problem = gone.problem.unwrap().to_string();
         assert!(problem.starts_with("cannot be written to (/proc/none: "), "{problem}");
     }

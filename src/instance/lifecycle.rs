@@ -15,7 +15,7 @@ use crate::error::chain;
 /// Interval between attempts after a failed call.
 const RETRY: Duration = Duration::from_secs(2);
 /// Timeout for completing an action, retries included. After that, the hook's own timeout decides.
-const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Connects to the group of this instance; retries failures until `limit` has passed.
 ///
@@ -82,7 +82,7 @@ pub async fn beat(settings: &config::InstanceConfig, hook: &str, group: &AutoSca
 /// # Errors
 /// Fails if AWS does not accept the call within two minutes, or if the instance waits at another hook.
 pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult) -> anyhow::Result<()> {
-    let until = Instant::now() + COMPLETE_LIMIT;
+    let until = Instant::now() + COMPLETE_TIMEOUT;
     loop {
         let failure = match group.complete(hook, outcome).await {
             Ok(LifecycleAction::Active) => {

@@ -28,11 +28,11 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Most attempts per query. With the pauses between them, a query takes at most 13 s.
+/// Maximum number of attempts per query. With the pauses between them, a query takes at most 13 s.
 const ATTEMPTS: u32 = 5;
 /// Longest pause after the first attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// Most bytes read of a response. The largest item is the user data, with 16 KiB.
+/// Maximum number of bytes read of a response. The largest item is the user data, with 16 KiB.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Client of the instance metadata service.
@@ -197,16 +197,16 @@ impl Metadata {
 
     /// Text at an optional path; `None` if there is nothing.
     async fn find(&self, path: &[&str]) -> anyhow::Result<Option<String>> {
-        self.ask(path, |_| Try::Done(None)).await
+        self.request(path, |_| Try::Done(None)).await
     }
 
     /// Text at a mandatory path, which is queried again while it is missing.
     async fn require(&self, path: &[&str]) -> anyhow::Result<String> {
-        let found = self.ask(path, |path| Try::Again(format!("{path} is not there"))).await?;
+        let found = self.request(path, |path| Try::Again(format!("{path} is not there"))).await?;
         found.ok_or_else(|| anyhow!("the instance metadata is not there"))
     }
 
-    async fn ask(
+    async fn request(
         &self,
         path: &[&str],
         missing: impl Fn(&str) -> Try<Option<String>>,
@@ -217,12 +217,12 @@ impl Metadata {
         }
         let mut reason = String::new();
         for attempt in 1..=self.attempts {
-            let asked = match self.ask_once(url.clone(), &missing).await {
+            let outcome = match self.request_once(url.clone(), &missing).await {
                 // The cached token was rejected: try once more with a new one, without a pause.
-                Try::Stale => self.ask_once(url.clone(), &missing).await,
+                Try::Stale => self.request_once(url.clone(), &missing).await,
                 other => other,
             };
-            reason = match asked {
+            reason = match outcome {
                 Try::Done(found) => return Ok(found),
                 Try::Refused(reason) => return Err(failure(&reason)),
                 Try::Again(reason) => reason,
@@ -235,7 +235,11 @@ impl Metadata {
         Err(failure(&format!("{reason}, {} times over", self.attempts)))
     }
 
-    async fn ask_once(&self, url: Url, missing: impl Fn(&str) -> Try<Option<String>>) -> Try<Option<String>> {
+    async fn request_once(
+        &self,
+        url: Url,
+        missing: impl Fn(&str) -> Try<Option<String>>,
+    ) -> Try<Option<String>> {
         let token = match self.token().await {
             Try::Done(token) => token,
             Try::Again(reason) => return Try::Again(reason),
@@ -273,7 +277,7 @@ impl Metadata {
         *kept = None;
         let mut url = self.endpoint.clone();
         url.set_path("latest/api/token");
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let answer = match self.http.put(url).header(TTL_HEADER, TOKEN_TTL_S).send().await {
             Ok(answer) => answer,
             Err(error) => return Try::Again(chain(&error)),
@@ -298,7 +302,7 @@ impl Metadata {
         };
         value.set_sensitive(true);
         // Renewed when a tenth of its life is left, for requests that are under way.
-        *kept = Some(Token { value: value.clone(), renew_at: asked + ttl - ttl / 10 });
+        *kept = Some(Token { value: value.clone(), renew_at: sent_at + ttl - ttl / 10 });
         Try::Done(value)
     }
 }

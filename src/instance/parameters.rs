@@ -14,15 +14,15 @@ use tokio::sync::mpsc;
 use crate::aws;
 use crate::config::{SECRET_PREFIX, SecretName, SecretSetting};
 
-/// Most parameters that Parameter Store returns per page.
+/// Maximum number of parameters that Parameter Store returns per page.
 const PAGE: i32 = 10;
-/// Most parameters below a path, far more than there are settings: with more, the path must be a mistake.
+/// Maximum number of parameters below a path, far more than there are settings: with more, the path must be a mistake.
 const MAX_PARAMETERS: usize = 2_000;
-/// Most pages of a listing. A page may be empty and still have a successor.
+/// Maximum number of pages of a listing. A page may be empty and still have a successor.
 const MAX_PAGES: usize = 1_000;
-/// Most secrets that are read concurrently.
+/// Maximum number of secrets that are read concurrently.
 const SECRETS_AT_ONCE: usize = 4;
-/// Most attempts of a call while AWS cannot be reached at all.
+/// Maximum number of attempts of a call while AWS cannot be reached at all.
 const ROUNDS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_a_secret_is_picked_and_nothing_of_it_told() {
+    fn a_key_of_a_secret_is_selected_and_its_value_is_not_shown() {
         let name = |text: &str| text.parse::<SecretName>().unwrap();
         let secret = SecretString::from(r#"{"username": "salebell", "password": "hunter2", "port": 5432}"#);
         let is =

@@ -17,10 +17,10 @@ use crate::error::{Problem, chain};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds of the pause between two probes. The pause is an eighth of the time elapsed, so a fast start is noticed fast.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
-/// Most bytes read of a `/readyz` response.
+/// Maximum number of bytes read of a `/readyz` response.
 const MAX_BYTES: usize = 64 * 1024;
 /// Timeout for identifying the group, if that has not succeeded by the time the probes end.
-const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until the API is ready, and the worker too if `with_worker`, then completes the launch hook; abandons the
 /// launch if that takes longer than `instance.ready_limit_s`. Without `instance.launch_hook` it only waits.
@@ -44,7 +44,9 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     // The group is identified while the probes run. If it is not found by their end, that search continues rather than
     // starting over.
     let (probed, group) = match select(pin!(probing), pin!(lifecycle::find(settings))).await {
-        Either::Left((probed, finding)) => (probed, tokio::time::timeout(CONNECT_LIMIT, finding).await.ok()),
+        Either::Left((probed, finding)) => {
+            (probed, tokio::time::timeout(CONNECT_TIMEOUT, finding).await.ok())
+        }
         Either::Right((group, probing)) => tokio::select! {
             probed = probing => (probed, Some(group)),
             never = lifecycle::beat(settings, hook, &group) => match never {},
@@ -82,7 +84,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
 pub async fn abandon(config: &Config, reason: &str) -> anyhow::Result<()> {
     log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
     metrics::counter!("salebell_boots_failed_total").increment(1);
-    let group = lifecycle::connect(&config.instance, CONNECT_LIMIT).await?;
+    let group = lifecycle::connect(&config.instance, CONNECT_TIMEOUT).await?;
     let abandoned = match &config.instance.launch_hook {
         Some(hook) => lifecycle::complete(&group, hook, LifecycleResult::Abandon).await,
         None => Ok(()),

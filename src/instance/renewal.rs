@@ -71,7 +71,7 @@ impl Renewal {
             return None;
         }
         if secrets.iter().any(|secret| secret.setting.starts_with("database.")) {
-            app.log_in.password.keep_new();
+            app.log_in.password.expect_renewals();
         }
         Some(Renewal {
             parameters: Parameters::new(config, path),

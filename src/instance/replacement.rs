@@ -60,7 +60,7 @@ impl Replacement {
     /// # Errors
     /// Fails if the metadata service, the database or AWS is unavailable or refuses the request. The instance may have
     /// been marked unhealthy all the same.
-    pub async fn ask(&mut self, still: impl Fn() -> bool) -> anyhow::Result<ReplacementVerdict> {
+    pub async fn request(&mut self, still: impl Fn() -> bool) -> anyhow::Result<ReplacementVerdict> {
         match self.metadata.target_lifecycle_state().await? {
             Some(state) if state == "InService" => {}
             other => {
@@ -100,8 +100,8 @@ impl Replacement {
 /// Claims the right to be replaced, unless another instance of the group holds it. Expiry goes by the database's clock.
 async fn claim(app: &App, group: &AutoScaling) -> Result<Claim> {
     let claiming = async {
-        let asked = Instant::now();
-        app.clock.observe(health::read_clock(&app.writer).await?, asked);
+        let sent_at = Instant::now();
+        app.clock.observe(health::read_clock(&app.writer).await?, sent_at);
         let now = app.clock.now();
         let until = now + TimeDelta::from_std(PAUSE).map_err(Error::internal)?;
         self_terminations::claim(&app.writer, &group.group, &group.instance, now, until).await

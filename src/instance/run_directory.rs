@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_replaced_whole_and_left_overs_removed() {
+    fn files_are_replaced_whole_and_leftovers_removed() {
         let path = scratch();
         let folder = RunDirectory::open(&path).unwrap();
         assert_eq!(mode_of(&path) & WRITABLE_BY_OTHERS, 0);

@@ -36,11 +36,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time allowed on top of the services' own stop limit.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Timeout for identifying the group, if the watch has not done so by then.
-const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest round of the watch. When the metadata service is unavailable, its timeouts take up half of this.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Interval between log messages while the metadata service is unavailable.
-const LOG_PAUSE: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Reason why the instance is about to end.
 #[derive(Debug, PartialEq)]
@@ -73,19 +73,19 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut watch = Watch::new(config)?;
     tokio::spawn(watch.watchdog.clone().feed_watchdog());
     notify(NotifyState::Ready);
-    let Some(reason) = signals.unless_told(watch.until_it_is_to_go()).await else { return Ok(()) };
+    let Some(reason) = signals.unless_signalled(watch.until_ending()).await else { return Ok(()) };
     log::info!(target: "salebell::terminating", "draining: {}", reason.text());
     drain(config, &mut watch.group, &reason).await;
     let Some(hook) = &config.instance.termination_hook else { return Ok(()) };
     if reason != Reason::Terminated {
         // The group decides separately whether it terminates the instance: later, or never.
-        if signals.unless_told(watch.until_terminated()).await.is_none() {
+        if signals.unless_signalled(watch.until_terminated()).await.is_none() {
             return Ok(());
         }
     }
     let group = match watch.group.take() {
         Some(group) => group,
-        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
+        None => lifecycle::connect(&config.instance, CONNECT_TIMEOUT).await?,
     };
     lifecycle::complete(&group, hook, LifecycleResult::Continue).await
 }
@@ -114,11 +114,11 @@ impl<'a> Watch<'a> {
         self.watchdog.start("the watch", LONGEST_ROUND)
     }
 
-    async fn until_it_is_to_go(&mut self) -> Reason {
+    async fn until_ending(&mut self) -> Reason {
         let heartbeat = self.heartbeat();
         loop {
             heartbeat.beat();
-            match self.look().await {
+            match self.poll().await {
                 Ok(Some(reason)) => return reason,
                 Ok(None) => {
                     if self.complained_at.take().is_some() {
@@ -145,7 +145,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Polls once. One successful query is enough for a reason, even if another query fails.
-    async fn look(&mut self) -> anyhow::Result<Option<Reason>> {
+    async fn poll(&mut self) -> anyhow::Result<Option<Reason>> {
         let (state, spot, rebalance) = tokio::join!(
             self.metadata.target_lifecycle_state(),
             self.metadata.spot_action(),
@@ -174,7 +174,7 @@ impl<'a> Watch<'a> {
     }
 
     fn complain(&mut self, failure: &anyhow::Error) {
-        if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+        if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             log::warn!(target: "salebell::terminating", "looking again after: {}", chain(failure.as_ref()));
             self.complained_at = Some(Instant::now());
         }
@@ -243,7 +243,7 @@ impl Signals {
     }
 
     /// Runs `work` until it is done or a signal arrives; `None` means that a signal came first.
-    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+    async fn unless_signalled<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),
             _ = self.terminate.recv() => None,

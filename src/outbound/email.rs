@@ -20,8 +20,8 @@ use crate::domain::mail_domain;
 use crate::error::connection;
 
 /// Timeout of the server's answer to QUIT. The message has been accepted by then.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// Most characters kept of a reason.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of characters kept of a reason.
 const MAX_REASON_CHARS: usize = 500;
 
 /// One message to one recipient.
@@ -142,7 +142,7 @@ impl Mailer {
         let mut connection = sent.unwrap_or_else(|_| {
             Err(Unsent::new(false, None, format!("the mail server has not answered within {limit:?}")))
         })?;
-        let _ = tokio::time::timeout(FAREWELL, connection.quit()).await;
+        let _ = tokio::time::timeout(QUIT_TIMEOUT, connection.quit()).await;
         Ok(())
     }
 
@@ -188,11 +188,11 @@ impl Mailer {
         let make = async || {
             let mut tls = TlsParameters::builder(server.host.clone());
             if let Some(path) = &server.ca_file {
-                let wrong = |error: &dyn fmt::Display| {
+                let invalid = |error: &dyn fmt::Display| {
                     Unsent::new(false, None, format!("email.ca_file {}: {error}", path.display()))
                 };
-                let pem = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
-                tls = tls.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| wrong(&error))?);
+                let pem = tokio::fs::read(path).await.map_err(|error| invalid(&error))?;
+                tls = tls.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| invalid(&error))?);
             }
             // Opportunistic TLS: an attacker who could forge a certificate could as well hide the offer of STARTTLS:
             // https://www.rfc-editor.org/rfc/rfc7435
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_put_in_makes_a_header() {
+    fn no_inserted_text_makes_a_header() {
         let from: Mailbox = "Bell \"Ö\" <bell@example.com>".parse().unwrap();
         let good = email("anna@example.com", "Größe, \"quoted\" & <so on>");
         let wire = String::from_utf8(build(&good, &good.to, &from).unwrap().formatted()).unwrap();
@@ -296,10 +296,10 @@ mod tests {
         let mut attached = good.clone();
         attached.attachments[0].name = evil.to_owned();
         assert!(build(&attached, &good.to, &from).is_err());
-        for wrong in
+        for invalid in
             ["anna@example.com\r\nRCPT TO:<eve@example.com>", "anna@example.com>\r\n", "a b@example.com"]
         {
-            assert!(wrong.parse::<Address>().is_err(), "{wrong:?}");
+            assert!(invalid.parse::<Address>().is_err(), "{invalid:?}");
         }
     }
 

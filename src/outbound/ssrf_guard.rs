@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_is_known_by_its_edges() {
+    fn every_class_is_recognized_up_to_its_bounds() {
         for (first, last, name) in [
             ("0.0.0.0", "0.255.255.255", "unspecified"),
             ("10.0.0.0", "10.255.255.255", "private"),
@@ -285,7 +285,7 @@ mod tests {
     proptest! {
         /// The standard library's stable predicates are a second opinion on the classes that it knows.
         #[test]
-        fn what_the_standard_library_calls_special_is_refused(bits: u32) {
+        fn addresses_that_the_standard_library_calls_special_are_refused(bits: u32) {
             let address = Ipv4Addr::from_bits(bits);
             let special = address.is_private() || address.is_loopback() || address.is_link_local()
                 || address.is_broadcast() || address.is_documentation() || address.is_multicast()

@@ -22,9 +22,9 @@ use crate::domain::retries;
 use crate::error::connection;
 use crate::error::{Error, Result, chain};
 
-/// Most bytes read of an answer's body. The connection of a larger answer cannot be reused.
+/// Maximum number of bytes read of an answer's body. The connection of a larger answer cannot be reused.
 const MAX_ANSWER_BYTES: usize = 4 * 1024;
-/// Most characters kept of an answer, to explain a failure.
+/// Maximum number of characters kept of an answer, to explain a failure.
 const MAX_KEPT_CHARS: usize = 1_000;
 /// Timeout for reading the rest of a successful answer, which only makes the connection reusable.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub struct Webhooks {
 
 /// Destination of messages.
 pub struct Receiver {
-    /// Checked anew with every claim: the configuration may have changed since the channel was created.
+    /// Checked again with every claim: the configuration may have changed since the channel was created.
     url: Result<url::Url, String>,
     /// One key, or two for a day after a rotation: the receiver accepts either signature.
     keys: Vec<hmac::Key>,
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_judged_before_they_are_kept() {
+    fn urls_are_checked_before_they_are_stored() {
         let strict = webhooks(false, &[]);
         strict.check_url("https://example.com/hook?token=1").unwrap();
         strict.check_url("https://1.1.1.1:8443/").unwrap();

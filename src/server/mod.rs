@@ -310,12 +310,12 @@ fn end_when_stalled(stream: &TcpStream, after: Duration) {
     }
 }
 
-/// Most unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which are lost
-/// when a client disconnects, and which would be counted as delivered where bytes are counted.
-const MOST_UNSENT: u32 = 128 * 1024;
+/// Maximum number of unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which
+/// are lost when a client disconnects, and which would be counted as delivered where bytes are counted.
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 
 fn hand_over_little(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
         log::debug!(target: "salebell::server", "a connection takes as much as it likes: {error}");
     }
 }
@@ -403,9 +403,9 @@ impl Conversation {
     }
 }
 
-/// Most concurrent streams of one connection; a load balancer opens no more.
+/// Maximum number of concurrent streams of one connection; a load balancer opens no more.
 const MAX_STREAMS: u32 = 128;
-/// Most bytes that wait in memory to be sent on each stream.
+/// Maximum number of bytes that wait in memory to be sent on each stream.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -425,6 +425,6 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(limits.stalled);
-    // HTTP/2 alone if ALPN has selected it, or if the listener serves nothing else.
+    // Only HTTP/2 if ALPN has selected it, or if the listener serves nothing else.
     if http2 { builder.http2_only() } else { builder }
 }

@@ -97,7 +97,7 @@ async fn report_metrics(app: App, reporter: Reporter) {
     let gauges = Gauges::default();
     loop {
         ticks.tick().await;
-        gauges.look(&app).await;
+        gauges.refresh(&app).await;
         write_metrics(&app, &reporter).await;
     }
 }

@@ -13,9 +13,9 @@ const RESERVE: usize = 64;
 /// Number of file descriptors for everything except connections, database and webhooks: listeners, logs, AWS, mail.
 const OTHERS: u64 = 64;
 /// Upper bound of the descriptors that count; an unlimited number is treated as this one.
-const MOST_DESCRIPTORS: u64 = 1 << 20;
+const MAX_DESCRIPTORS: u64 = 1 << 20;
 /// Lower bound of a listener's connections, regardless of the number of descriptors.
-const FEWEST: u64 = 16;
+const MIN_CONNECTIONS: u64 = 16;
 
 /// Places for the connections of one listener.
 pub(super) struct Room {
@@ -66,18 +66,18 @@ impl Room {
     }
 }
 
-/// Most connections of a listener in a process that may open `descriptors` file descriptors. An HTTP connection may
-/// need a second one, for the file that it sends or receives.
+/// Maximum number of connections of a listener in a process that may open `descriptors` file descriptors. An HTTP
+/// connection may need a second one, for the file that it sends or receives.
 fn automatic(config: &Config, descriptors: u64, speaks: Speaks) -> usize {
     let pools = 2 * u64::from(config.database.max_connections);
     let webhooks = config.worker.deliver_concurrency as u64;
     let free =
-        descriptors.min(MOST_DESCRIPTORS).saturating_sub(pools + webhooks + OTHERS + 2 * RESERVE as u64);
+        descriptors.min(MAX_DESCRIPTORS).saturating_sub(pools + webhooks + OTHERS + 2 * RESERVE as u64);
     let places = match speaks {
         Speaks::Http => free / 5 * 2,
         Speaks::Grpc => free / 5,
     };
-    places.max(FEWEST) as usize
+    places.max(MIN_CONNECTIONS) as usize
 }
 
 #[cfg(test)]
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_reserve_is_for_when_all_places_are_taken() {
+    async fn the_reserve_is_used_only_when_all_places_are_taken() {
         let room = Room { whole: Arc::new(Semaphore::new(1)), reserve: Arc::new(Semaphore::new(1)) };
         let first = room.place().await;
         assert!(matches!(first, Place::Whole { .. }));

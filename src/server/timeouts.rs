@@ -99,18 +99,18 @@ impl ConnectionTimeouts {
         loop {
             let now = Instant::now();
             // Any state that begins after this instant lasts at least this long.
-            let mut look_again = now + idle.min(head);
+            let mut check_again = now + idle.min(head);
             {
                 let state = self.0.lock();
                 let (limit, what) = if state.head { (head, Overdue::Head) } else { (idle, Overdue::Idle) };
                 let end = state.since + limit;
                 match state.requests {
                     0 if end <= now => return what,
-                    0 => look_again = look_again.min(end),
+                    0 => check_again = check_again.min(end),
                     _ => {}
                 }
             }
-            tokio::time::sleep_until(look_again).await;
+            tokio::time::sleep_until(check_again).await;
         }
     }
 }
@@ -221,7 +221,7 @@ enum End {
 /// closed socket with a reset, and the peer then discards what it has not read yet: the refusal of the request that it
 /// is still sending. Reading therefore continues for a while (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(5);
-/// Most bytes that are read from a connection after its last response.
+/// Maximum number of bytes that are read from a connection after its last response.
 const LINGER_BYTES: usize = 16 << 20;
 /// Limit of connections that are read after their last response at the same time.
 static LINGERING: Semaphore = Semaphore::const_new(256);

@@ -27,17 +27,17 @@ use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Most concurrent handshakes that have received a first byte; further ones wait within their timeout. Each holds some
-/// 50 KiB.
+/// Maximum number of concurrent handshakes that have received a first byte; further ones wait within their timeout.
+/// Each holds some 50 KiB.
 const MAX_HANDSHAKES: usize = 1_000;
 /// Validity of a generated certificate from now on; an instance lives for 30 days at most.
 const MINTED_FOR: TimeDelta = TimeDelta::days(90);
 /// Interval at which a new certificate is generated, in case an instance lives longer.
-const MINTED_ANEW_AFTER: TimeDelta = TimeDelta::days(30);
+const RENEWED_AFTER: TimeDelta = TimeDelta::days(30);
 /// Validity of a generated certificate before now, because clocks may differ.
 const VALID_BEFORE: TimeDelta = TimeDelta::hours(1);
 /// Interval at which the certificate is checked for renewal.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// TLS acceptor of a listener; clones share the certificate and the limit of handshakes.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Tls {
     /// Renews the certificate before it expires, or when its files change; never returns.
     pub async fn keep_fresh(self) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let certificate = self.certificate.clone();
             // The files may be on a disk that does not respond.
             let _ = tokio::task::spawn_blocking(move || certificate.refresh()).await;
@@ -165,7 +165,7 @@ impl Certificate {
     /// in place.
     fn refresh(&self) {
         let (now, current) = (self.clock.now(), self.current());
-        if matches!(self.source, Source::Minted(_)) && now - current.at < MINTED_ANEW_AFTER {
+        if matches!(self.source, Source::Minted(_)) && now - current.at < RENEWED_AFTER {
             return;
         }
         match self.source.load(&self.provider, now) {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_certificate_is_minted_anew_long_before_it_ends() {
+    fn a_minted_certificate_is_renewed_long_before_it_expires() {
         let now = Arc::new(RwLock::new(DateTime::from_timestamp(1_800_000_000, 0).unwrap()));
         let clock = Clock::new({
             let now = now.clone();

@@ -19,7 +19,7 @@ use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
 /// Timeout of a statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most accounts remembered as logged in.
+/// Maximum number of accounts remembered as logged in.
 const MAX_ACCOUNTS: usize = 50_000;
 
 /// Counts the activity of accounts; cheap to clone.

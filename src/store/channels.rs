@@ -43,7 +43,7 @@ pub struct Channel {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What is needed to send to a channel. The secrets are encrypted for its id.
+/// Address and secrets of a channel, to send to it. The secrets are encrypted for its id.
 pub struct Target {
     pub url: String,
     pub secret: Vec<u8>,
@@ -206,7 +206,7 @@ pub async fn update_channel(
     .ok_or_else(no_channel)
 }
 
-/// Most deliveries handled by one statement. There may be a million.
+/// Maximum number of deliveries handled by one statement. There may be a million.
 const SLICE: i64 = 10_000;
 
 /// Removes a channel with its deliveries, in slices that hold their locks only briefly. If it is interrupted, a

@@ -21,10 +21,10 @@ use crate::error::Result;
 /// Time without a successful delivery after which a channel is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
-/// Most channels visited by one claim. Each is one descent of an index, a few microseconds.
-const CHANNELS_LOOKED_AT: i32 = 1_024;
+/// Maximum number of channels visited by one claim. Each is one descent of an index, a few microseconds.
+const MAX_CHANNELS_VISITED: i32 = 1_024;
 
-/// Most channels visited to find out how long deliveries have waited.
+/// Maximum number of channels visited to find out how long deliveries have waited.
 const CHANNELS_AGED: i64 = 2_000;
 
 /// Deliveries of disabled channels cancelled with one statement.
@@ -76,7 +76,7 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
         request.holder,
         request.until,
         request.renew_before,
-        CHANNELS_LOOKED_AT,
+        MAX_CHANNELS_VISITED,
     )
     .fetch_all(pool)
     .await?;
@@ -109,7 +109,7 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[ChannelId
     Ok(())
 }
 
-/// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts anew.
+/// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts again.
 ///
 /// Must be part of the transaction that has changed them.
 pub async fn queue_again(

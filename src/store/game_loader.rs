@@ -15,11 +15,11 @@ use crate::database::pool::{Connection, PgPool};
 use crate::domain::ids::GameId;
 use crate::error::{Error, Kind, Result};
 
-/// Most concurrent queries: the fewer there are, the more games each of them loads.
+/// Maximum number of concurrent queries: the fewer there are, the more games each of them loads.
 const MAX_QUERIES: usize = 1;
 /// Queries over one connection before it goes back to the pool to be checked.
 const MAX_QUERIES_OF_CONNECTION: u32 = 1_000;
-/// Most games of one query.
+/// Maximum number of games of one query.
 const MAX_GAMES: usize = 256;
 
 /// Combines requests for single games into shared queries; cheap to clone.

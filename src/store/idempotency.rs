@@ -16,20 +16,20 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// Most keys kept for an account.
+/// Maximum number of keys kept for an account.
 pub const MAX_KEYS: i64 = 100_000;
-/// Most bytes kept with the keys of an account.
+/// Maximum number of bytes kept with the keys of an account.
 pub const MAX_BYTES: i64 = 64 << 20;
 /// Approximate cost of a key beside its answer, in bytes.
 const BYTES_OF_A_KEY: i64 = 512;
 /// Time after which an account is counted again.
-const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
+const COUNT_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 /// Divisor of the limits: an account that has used this fraction of one is counted again. A fraction, because counting
 /// costs more the more there is.
 const COUNT_AFTER: i64 = 100;
 /// How long an account over its limits is refused without being counted again.
 const FULL_FOR: TimeDelta = TimeDelta::seconds(10);
-/// Most accounts remembered.
+/// Maximum number of accounts remembered.
 const MAX_ACCOUNTS: usize = 10_000;
 
 /// Identity of a request: a key of an account.
@@ -199,7 +199,7 @@ impl KeptAnswers {
         now: DateTime<Utc>,
         oldest: DateTime<Utc>,
     ) -> Result<()> {
-        if let Some(full) = self.look(account, now) {
+        if let Some(full) = self.count_key(account, now) {
             return if full { Err(no_room()) } else { Ok(()) };
         }
         let kept = sqlx::query!(
@@ -214,7 +214,7 @@ impl KeptAnswers {
         let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
         let mut accounts = self.0.lock();
         if accounts.len() >= MAX_ACCOUNTS {
-            accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
+            accounts.retain(|_, counted| now - counted.at < COUNT_INTERVAL);
             if accounts.len() >= MAX_ACCOUNTS {
                 accounts.clear();
             }
@@ -224,10 +224,10 @@ impl KeptAnswers {
     }
 
     /// Whether the account is full, if that is known; counts one more key.
-    fn look(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
+    fn count_key(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
         let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
-        let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
+        let lasts = if counted.full { FULL_FOR } else { COUNT_INTERVAL };
         let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
         if now - counted.at >= lasts || (much && !counted.full) {
             return None;

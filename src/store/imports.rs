@@ -14,7 +14,7 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// Most imports of an account that are waiting or being read.
+/// Maximum number of imports of an account that are waiting or being read.
 const MAX_OPEN: i64 = 100;
 
 text_enum! {

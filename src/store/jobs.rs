@@ -57,10 +57,10 @@ pub async fn recompute_lows(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-/// Most rows of each kind that one statement removes, so that none takes long.
+/// Maximum number of rows of each kind that one statement removes, so that none takes long.
 const SWEEP: i64 = 10_000;
 
-/// What a sweep has left.
+/// Outcome of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swept {
     Clean,

@@ -9,7 +9,7 @@ use crate::database::pool::PgPool;
 use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 
-/// Most keys of one account.
+/// Maximum number of keys of one account.
 const MAX_KEYS: i64 = 100;
 
 /// An API key as its owner sees it.

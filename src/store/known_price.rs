@@ -75,7 +75,7 @@ impl PriceColumns {
         else {
             return Ok(None);
         };
-        // What is known of a sale, if it is the sale in progress: the previous version changes `sale_id` alone.
+        // What is known of a sale, if it is the sale in progress: the previous version changes only `sale_id`.
         let recent = self.recent_sale_id.filter(|id| self.sale_id.is_none_or(|open| open == *id));
         // A best of 0 means that nothing has been paid in it. The previous version writes it for any sale that was
         // free.

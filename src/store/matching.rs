@@ -13,13 +13,13 @@ use crate::domain::ids::{GameId, StoreId};
 use crate::domain::title::{key, normalise, normalise_as_before, spelling};
 use crate::error::Result;
 
-/// Most games of one key that are considered, the oldest first.
+/// Maximum number of games of one key that are considered, the oldest first.
 const MAX_GAMES: i64 = 50;
-/// Most offers of one game that are considered, the newest first: those of one report are adjacent.
+/// Maximum number of offers of one game that are considered, the newest first: those of one report are adjacent.
 const MAX_OFFERS: i64 = 200;
 /// Games whose keys are filled by one statement.
 const SLICE: i64 = 1_000;
-/// Most titles listed as meaning the same game.
+/// Maximum number of titles listed as meaning the same game.
 const MAX_LISTED: i64 = 1_000;
 
 /// An offer that needs a game.

@@ -16,13 +16,13 @@ use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_
 use crate::domain::title::{key, normalise};
 use crate::error::Result;
 
-/// Most titles considered that contain the words; of more, the newest.
+/// Maximum number of titles considered that contain the words; if there are more, the newest.
 const MAX_HOLDING: i64 = 300;
-/// Most titles considered that begin with the search text, in alphabetical order.
+/// Maximum number of titles considered that begin with the search text, in alphabetical order.
 const MAX_BEGINNING: i64 = 200;
-/// Most completions of a word that is only begun.
+/// Maximum number of completions of a word that is only begun.
 const MAX_COMPLETIONS: i64 = 30;
-/// Most alternatives to a misspelt word.
+/// Maximum number of alternatives to a misspelt word.
 const MAX_ALTERNATIVES: usize = 8;
 
 /// Ways of searching, each tried if the previous one finds nothing.

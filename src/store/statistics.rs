@@ -60,7 +60,7 @@ pub async fn find_computed_at(executor: impl PgExecutor<'_>, week: Week) -> Resu
     Ok(at)
 }
 
-/// Computes the statistics of a week anew, for every account and for the whole service. Concurrent calls run one
+/// Recomputes the statistics of a week, for every account and for the whole service. Concurrent calls run one
 /// after another and yield the same result.
 ///
 /// Watches are counted as they are now. Once a week has been computed after its end, their count is kept.

@@ -46,7 +46,7 @@ pub struct WatchFields {
     pub priority: Priority,
 }
 
-/// Most watches of an account.
+/// Maximum number of watches of an account.
 pub const MAX_WATCHES: i64 = 10_000;
 
 struct WatchRow {

@@ -73,13 +73,13 @@ impl ParquetWriter {
             };
             field.build().map(Arc::new)
         });
-        let fields = fields.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-        let schema = Type::group_type_builder("row").with_fields(fields).build().map_err(wrong)?;
-        let level = ZstdLevel::try_new(3).map_err(wrong)?;
+        let fields = fields.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let schema = Type::group_type_builder("row").with_fields(fields).build().map_err(failed)?;
+        let level = ZstdLevel::try_new(3).map_err(failed)?;
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
         let written = Shared::default();
         let writer = SerializedFileWriter::new(written.clone(), Arc::new(schema), Arc::new(properties));
-        Ok(ParquetWriter { columns, writer: writer.map_err(wrong)?, written, waiting: Vec::new() })
+        Ok(ParquetWriter { columns, writer: writer.map_err(failed)?, written, waiting: Vec::new() })
     }
 
     pub fn write(&mut self, rows: &[Vec<Cell>]) -> io::Result<Bytes> {
@@ -96,15 +96,15 @@ impl ParquetWriter {
         if !self.waiting.is_empty() {
             self.write_group()?;
         }
-        self.writer.close().map_err(wrong)?;
+        self.writer.close().map_err(failed)?;
         Ok(self.written.take())
     }
 
     fn write_group(&mut self) -> io::Result<()> {
         let rows = std::mem::take(&mut self.waiting);
-        let mut group = self.writer.next_row_group().map_err(wrong)?;
+        let mut group = self.writer.next_row_group().map_err(failed)?;
         for (at, (name, kind)) in self.columns.iter().enumerate() {
-            let mut column = group.next_column().map_err(wrong)?.ok_or_else(|| other(name))?;
+            let mut column = group.next_column().map_err(failed)?.ok_or_else(|| other(name))?;
             let cells = || rows.iter().map(|row| row.get(at).unwrap_or(&Cell::Empty));
             let levels: Vec<i16> = cells().map(|cell| i16::from(*cell != Cell::Empty)).collect();
             let there = || cells().filter(|cell| **cell != Cell::Empty);
@@ -118,7 +118,7 @@ impl ParquetWriter {
                     column
                         .typed::<ByteArrayType>()
                         .write_batch(&values, Some(&levels), None)
-                        .map_err(wrong)?;
+                        .map_err(failed)?;
                 }
                 ColumnKind::Integer | ColumnKind::Money | ColumnKind::Time => {
                     let values = there().map(|cell| match (cell, kind) {
@@ -130,7 +130,7 @@ impl ParquetWriter {
                         _ => Err(other(name)),
                     });
                     let values = values.collect::<io::Result<Vec<_>>>()?;
-                    column.typed::<Int64Type>().write_batch(&values, Some(&levels), None).map_err(wrong)?;
+                    column.typed::<Int64Type>().write_batch(&values, Some(&levels), None).map_err(failed)?;
                 }
                 ColumnKind::Boolean => {
                     let values = there().map(|cell| match cell {
@@ -138,12 +138,12 @@ impl ParquetWriter {
                         _ => Err(other(name)),
                     });
                     let values = values.collect::<io::Result<Vec<_>>>()?;
-                    column.typed::<BoolType>().write_batch(&values, Some(&levels), None).map_err(wrong)?;
+                    column.typed::<BoolType>().write_batch(&values, Some(&levels), None).map_err(failed)?;
                 }
             }
-            column.close().map_err(wrong)?;
+            column.close().map_err(failed)?;
         }
-        group.close().map_err(wrong)?;
+        group.close().map_err(failed)?;
         Ok(())
     }
 }
@@ -156,7 +156,7 @@ fn scaled(money: Money) -> Option<i64> {
     money.minor.checked_mul(scale).filter(|amount| amount.abs() <= most)
 }
 
-fn wrong(error: ParquetError) -> io::Error {
+fn failed(error: ParquetError) -> io::Error {
     io::Error::other(error)
 }
 
@@ -172,7 +172,7 @@ mod tests {
     use parquet::record::RowAccessor;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn rows_that_are_written_are_read_back() {
         const COLUMNS: Columns = &[
             ("title", ColumnKind::Text),
             ("count", ColumnKind::Integer),

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_it_and_has_a_header_without_rows_too() {
+    fn csv_quotes_fields_that_need_it_and_has_a_header_even_without_rows() {
         let mut writer = TextWriter::new(COLUMNS, false);
         let mut text = writer.write(&rows()[..1]).to_vec();
         text.extend_from_slice(&writer.write(&rows()[1..]));
@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_guarded_comes_back(text in "['=+@ \ta-]{0,6}") {
+        fn a_guarded_text_is_read_back(text in "['=+@ \ta-]{0,6}") {
             let guarded = guard(&text);
             prop_assert_eq!(unguard(&guarded), &text);
             prop_assert!(!guarded.starts_with(['=', '+', '-', '@', '\t']));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn ndjson_is_an_object_a_line() {
+    fn ndjson_has_one_object_per_line() {
         let text = TextWriter::new(COLUMNS, true).write(&rows());
         let lines: Vec<Value> = text
             .split(|b| *b == b'\n')

@@ -23,9 +23,9 @@ use crate::config::{EmfTarget, TelemetryConfig};
 const NAMESPACE: &str = "Salebell";
 /// Log target under which the journal shows the lines.
 pub const TARGET: &str = "salebell::emf";
-/// Most metrics of one line, as the format defines it.
+/// Maximum number of metrics of one line, as the format defines it.
 const MAX_METRICS: usize = 100;
-/// Most bytes of one line. The journal splits lines from stdout at 48 KiB; CloudWatch accepts 256 KiB.
+/// Maximum number of bytes of one line. The journal splits lines from stdout at 48 KiB; CloudWatch accepts 256 KiB.
 const MAX_BYTES: usize = 40 * 1024;
 
 /// Writes the metrics of this process.
@@ -75,7 +75,7 @@ impl Reporter {
                     stdout.flush()?;
                 }
             }
-            line.news.iter().for_each(Delta::is_written);
+            line.news.iter().for_each(Delta::mark_written);
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Delta {
     /// Value of a metric in a line. A distribution is an object, as AWS's own agent writes it: the specification only
     /// has arrays of at most a hundred values, which would take one line per hundred requests.
     fn target(&self) -> Value {
-        match &self.told {
+        match &self.sample {
             Sample::Added { added, .. } => json!(added),
             Sample::Level(level) => json!(level),
             Sample::Spread { values, counts, sum, .. } => json!({
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_small_whatever_there_is_to_tell() {
+    fn a_line_stays_small_whatever_there_is_to_report() {
         let (reporter, recorder) = (reporter(), Both(PrometheusBuilder::new().build_recorder()));
         let metadata = metrics::Metadata::new("", metrics::Level::INFO, None);
         // All buckets, for far more pools than there will ever be.

@@ -22,18 +22,18 @@ pub struct Gauges(Mutex<Option<Instant>>);
 
 impl Gauges {
     /// Refreshes the gauges that are polled rather than updated in place. Unknown values become NaN.
-    pub async fn look(&self, app: &AppState) {
-        look_at_process(app);
+    pub async fn refresh(&self, app: &AppState) {
+        set_process_gauges(app);
         let mut last = self.0.lock().await;
         if last.is_some_and(|at| at.elapsed() < FRESH) {
             return;
         }
-        look_at_queues(app).await;
+        set_queue_gauges(app).await;
         *last = Some(Instant::now());
     }
 }
 
-fn look_at_process(app: &AppState) {
+fn set_process_gauges(app: &AppState) {
     for (name, pool) in [("writer", &app.writer), ("reader", &app.reader)] {
         let (size, idle) = (pool.size(), pool.num_idle() as u32);
         gauge!("database_connections", "pool" => name, "state" => "idle").set(idle);
@@ -62,15 +62,15 @@ fn resident_memory() -> Option<u64> {
 }
 
 /// All queries run concurrently, so together they take no longer than the slowest.
-async fn look_at_queues(app: &AppState) {
+async fn set_queue_gauges(app: &AppState) {
     let now = app.clock.now();
     let bus = async {
-        let look = app.bus.age_and_dead();
+        let query = app.bus.age_and_dead();
         let found = if app.bus.outlives_database() {
             // A slow SQS says nothing about the database.
-            tokio::time::timeout(PROBE_TIMEOUT, look).await.ok().and_then(Result::ok)
+            tokio::time::timeout(PROBE_TIMEOUT, query).await.ok().and_then(Result::ok)
         } else {
-            app.deadline.run(PROBE_TIMEOUT, look).await.ok()
+            app.deadline.run(PROBE_TIMEOUT, query).await.ok()
         };
         gauge!("bus_oldest_message_age_seconds").set(found.map_or(f64::NAN, |(age, _)| age));
         gauge!("bus_dead_messages").set(found.map_or(f64::NAN, |(_, dead)| dead as f64));

@@ -52,7 +52,7 @@ struct Spread {
 /// Change of a series since its last line.
 pub struct Delta {
     pub series: Arc<MetricSeries>,
-    pub told: Sample,
+    pub sample: Sample,
 }
 
 /// State of a series at one moment.
@@ -119,7 +119,7 @@ impl MetricSeries {
     }
 
     /// Current state of the series; `None` if nothing has changed or the value is unknown.
-    fn told(&self) -> Option<Sample> {
+    fn sample(&self) -> Option<Sample> {
         match &self.figures {
             Figures::Count(count) => {
                 let (added, total) = count.added();
@@ -152,8 +152,8 @@ impl MetricSeries {
 
 impl Delta {
     /// Records that this change has been written: the next one starts here.
-    pub fn is_written(&self) {
-        match (&self.series.figures, &self.told) {
+    pub fn mark_written(&self) {
+        match (&self.series.figures, &self.sample) {
             (Figures::Count(count), Sample::Added { total, .. }) => {
                 count.written.store(*total, Ordering::Relaxed);
             }
@@ -190,8 +190,8 @@ impl Tallies {
         let place =
             |series: &MetricSeries| table::METRICS.iter().position(|one| one.name == series.metric.name);
         all.sort_by_key(|series| (place(series), series.values.clone()));
-        let told = |series: Arc<MetricSeries>| Some(Delta { told: series.told()?, series });
-        all.into_iter().filter_map(told).collect()
+        let delta = |series: Arc<MetricSeries>| Some(Delta { sample: series.sample()?, series });
+        all.into_iter().filter_map(delta).collect()
     }
 
     /// Series of a key; `None` if the metric does not go to CloudWatch.
@@ -340,11 +340,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_told_with_an_error_of_a_tenth() {
+    fn a_value_is_reported_within_a_tenth() {
         let mut seconds = FIRST * 1.01;
         while seconds < 60_000.0 {
-            let told = value_of(bucket_of(seconds));
-            assert!((told / seconds - 1.0).abs() < 0.11, "{seconds} is told as {told}");
+            let value = value_of(bucket_of(seconds));
+            assert!((value / seconds - 1.0).abs() < 0.11, "{seconds} is reported as {value}");
             seconds *= 1.01;
         }
         assert_eq!(value_of(bucket_of(0.0)), FIRST / 2.0);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_not_told_again_and_what_was_not_is() {
+    fn a_sample_is_reported_again_unless_it_was_written() {
         let tallies = Tallies::default();
         let key = |status: &'static str, route: &'static str| {
             let labels = vec![Label::new("status", status), Label::new("route", route)];
@@ -362,25 +362,25 @@ mod tests {
             Figures::Count(count) => count.add(1),
             _ => panic!("it is a counter"),
         };
-        let told = || match tallies.news().as_slice() {
-            [Delta { told: Sample::Added { added, .. }, .. }] => *added,
+        let change = || match tallies.news().as_slice() {
+            [Delta { sample: Sample::Added { added, .. }, .. }] => *added,
             other => panic!("{} series", other.len()),
         };
         // Two series in Prometheus, one in CloudWatch.
         count(&key("2xx", "/a"));
         count(&key("2xx", "/b"));
-        assert_eq!(told(), 2);
+        assert_eq!(change(), 2);
         let news = tallies.news();
         count(&key("2xx", "/a"));
-        assert_eq!(told(), 3, "nothing was written");
-        news.iter().for_each(Delta::is_written);
-        assert_eq!(told(), 1);
+        assert_eq!(change(), 3, "nothing was written");
+        news.iter().for_each(Delta::mark_written);
+        assert_eq!(change(), 1);
         assert!(tallies.find(&Key::from_name("build_info")).is_none());
         assert!(tallies.find(&Key::from_name("something_else")).is_none());
     }
 
     #[test]
-    fn a_distribution_tells_each_value_once() {
+    fn a_distribution_reports_each_value_once() {
         let tallies = Tallies::default();
         let series = tallies.find(&Key::from_name("salebell_record_lag_seconds")).unwrap();
         assert!(tallies.news().is_empty());
@@ -389,10 +389,10 @@ mod tests {
             spread.add(seconds);
         }
         let news = tallies.news();
-        let Sample::Spread { values, counts, sum, .. } = &news[0].told else { panic!("it is a histogram") };
+        let Sample::Spread { values, counts, sum, .. } = &news[0].sample else { panic!("it is a histogram") };
         assert_eq!((values.len(), counts.as_slice()), (3, &[2, 2, 1][..]));
         assert!((sum - 5.4).abs() < 1e-3);
-        news.iter().for_each(Delta::is_written);
+        news.iter().for_each(Delta::mark_written);
         assert!(tallies.news().is_empty());
     }
 }

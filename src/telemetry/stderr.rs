@@ -9,8 +9,8 @@ use chrono::SecondsFormat;
 use parking_lot::{Condvar, Mutex};
 
 /// Interval over which lines are collected before they are written together.
-const GATHER: Duration = Duration::from_millis(5);
-/// Most bytes of lines that wait to be written; further lines are only counted.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(5);
+/// Maximum number of bytes of lines that wait to be written; further lines are only counted.
 const MAX_WAITING: usize = 1 << 20;
 /// Timeout for writing the remaining lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -49,7 +49,7 @@ impl StderrLog {
         let mut taken = Vec::new();
         loop {
             self.filled.wait_while(&mut self.lines.lock(), |lines| lines.waiting.is_empty());
-            std::thread::sleep(GATHER);
+            std::thread::sleep(COLLECT_INTERVAL);
             let dropped = {
                 let mut lines = self.lines.lock();
                 lines.writing = true;

@@ -30,7 +30,7 @@ pub enum CloudWatch {
     No,
     /// Belongs to the process: by service, environment and these labels. All other labels are summed up.
     By(&'static [&'static str]),
-    /// Belongs to the whole fleet, whichever process reports it: by environment alone.
+    /// Belongs to the whole fleet, whichever process reports it: the only dimension is the environment.
     Fleet,
 }
 

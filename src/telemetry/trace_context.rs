@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_with_a_span_of_its_own() {
+    fn a_trace_continues_with_a_span_of_its_own() {
         let context = of(&[PARENT]);
         assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         let ours = context.traceparent();
@@ -109,8 +109,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_begins_a_trace() {
-        for wrong in [
+    fn an_invalid_traceparent_starts_a_new_trace() {
+        for invalid in [
             "",
             "00",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -121,8 +121,12 @@ mod tests {
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333é-01",
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert("traceparent", axum::http::HeaderValue::from_bytes(wrong.as_bytes()).unwrap());
-            assert_ne!(TraceContext::of(&headers).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{wrong}");
+            headers.insert("traceparent", axum::http::HeaderValue::from_bytes(invalid.as_bytes()).unwrap());
+            assert_ne!(
+                TraceContext::of(&headers).trace_id(),
+                "0af7651916cd43dd8448eb211c80319c",
+                "{invalid}"
+            );
         }
         assert_ne!(of(&[PARENT, PARENT]).trace_id(), "0af7651916cd43dd8448eb211c80319c");
     }

@@ -14,7 +14,7 @@ use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
 use crate::store::statistics::WeekStatistics;
 
-/// Most accounts that are named, fewer than on the page.
+/// Maximum number of accounts that are named, fewer than on the page.
 const ACCOUNTS: usize = 10;
 
 /// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt.
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sparkline_shows_what_is_there_however_little_it_is() {
+    fn a_sparkline_shows_every_value_however_small() {
         assert_eq!(sparkline(&[Some(0), None, Some(1), Some(500), Some(1000)]), "  ▁▄█");
         assert_eq!(sparkline(&[Some(0), None]), "  ");
         assert_eq!(sparkline(&[Some(i64::MAX)]), "█");

@@ -15,7 +15,7 @@ use crate::store::statistics::{WeekRange, WeekStatistics, list_accounts_of_week,
 
 /// Number of weeks shown.
 const WEEKS: u64 = 12;
-/// Most accounts that are named.
+/// Maximum number of accounts that are named.
 const ACCOUNTS: i64 = 20;
 
 /// Statistics of a week and of those before it, and the most active accounts.

@@ -36,10 +36,10 @@ const AHEAD_OF_SLOTS: usize = 16;
 /// Deliveries read ahead for each request that a channel may have in flight.
 const AHEAD_OF_PLACES: usize = 16;
 /// Minimum interval between two claims. What the last claim read is sent meanwhile.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
 /// How long results wait for others, to be committed together.
 const LINGER: Duration = Duration::from_millis(10);
-/// Most results committed together.
+/// Maximum number of results committed together.
 const MAX_BATCH: usize = 1024;
 /// Wait before a batch that could not be recorded is tried again.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -111,7 +111,7 @@ pub async fn run(app: App) {
             // The recorder has panicked. Returning ends the process, which systemd restarts.
             _ = &mut recorder => return,
         }
-        tokio::time::sleep_until(began + LOOK_EVERY).await;
+        tokio::time::sleep_until(began + CLAIM_INTERVAL).await;
     }
     in_flight.forget_waiting();
     while slots.join_next().await.is_some() {}

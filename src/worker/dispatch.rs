@@ -18,7 +18,7 @@ use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Times, WaitingEvent, WatchSlice};
 use crate::store::lease::Lease;
 
-/// Most events claimed from the outbox at once. Most of them concern games without a watch.
+/// Maximum number of events claimed from the outbox at once. Most of them concern games without a watch.
 const EVENTS_AT_ONCE: i64 = 500;
 
 /// Slices of an event made concurrently: one waits for the disk while the others compute.
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daily_delivery_waits_for_the_next_such_hour() {
+    fn a_daily_delivery_waits_for_the_next_occurrence_of_its_hour() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         assert_eq!(next_daily(at("2026-11-20T08:59:00Z"), 9), at("2026-11-20T09:00:00Z"));
         assert_eq!(next_daily(at("2026-11-20T09:00:00Z"), 9), at("2026-11-21T09:00:00Z"));

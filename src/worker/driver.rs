@@ -18,7 +18,7 @@ use crate::health::watchdog::Heartbeat;
 /// over is back within seconds.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// What a round found.
+/// Outcome of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It did something, and there may be more to do: the next round follows at once.

@@ -41,7 +41,7 @@ const MAX_TRIES: i32 = 5;
 /// Wait before an export that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
 
-/// What is exported, and in which format. Stored with the export.
+/// Content and format of an export. They are stored with it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExportOptions {
     pub kind: ExportKind,
@@ -148,7 +148,7 @@ struct Growing {
     piece: BlobWriter,
     piece_start: i64,
     hasher: Sha256,
-    /// Most bytes that the account's quota still allows.
+    /// Number of bytes that the account's quota still allows.
     room: i64,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,

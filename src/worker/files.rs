@@ -15,12 +15,13 @@ use crate::files::blobs::StrayBlob;
 use crate::files::concatenation::{DEAD_AFTER, concatenate};
 use crate::store::files::{removal, writing};
 
-/// Most files that one statement hides or lists.
+/// Maximum number of files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
 /// Pieces that are checked concurrently; each check is a request to S3.
-const LOOKED_FOR_AT_ONCE: usize = 32;
+const CONCURRENT_CHECKS: usize = 32;
 
-/// Most orphans tolerated unconditionally. If there are more and they are the majority, nothing is removed.
+/// Maximum number of orphans tolerated unconditionally. If there are more and they are the majority, nothing is
+/// removed.
 const FEW: usize = 10;
 
 /// Completes concatenations whose process died or could not read the parts.
@@ -87,12 +88,12 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
         let pieces = removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };
         after = (last.file_id, last.start_at);
-        let looked = stream::iter(pieces).map(async |piece| {
+        let checks = stream::iter(pieces).map(async |piece| {
             let there = app.files.blobs.has(&piece.place, piece.length.unsigned_abs()).await;
             there.map(|there| (piece.file_id, there)).map_err(Error::unavailable)
         });
-        let mut looked = pin!(looked.buffer_unordered(LOOKED_FOR_AT_ONCE));
-        while let Some((id, there)) = looked.try_next().await? {
+        let mut checks = pin!(checks.buffer_unordered(CONCURRENT_CHECKS));
+        while let Some((id, there)) = checks.try_next().await? {
             seen.insert(id);
             if !there {
                 lost.insert(id);

@@ -36,28 +36,28 @@ use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::lease::Lease;
 use crate::store::recording::stores;
 
-/// Most observations of one message: few enough to be recorded quickly and to keep several messages in little memory.
-/// A later version may lower this bound but not raise it, because a worker that takes over skips as many portions as
-/// the previous version has sent.
+/// Maximum number of observations of one message: few enough to be recorded quickly and to keep several messages in
+/// little memory. A later version may lower this bound but not raise it, because a worker that takes over skips as many
+/// portions as the previous version has sent.
 const PORTION: usize = 2_048;
 /// Approximate bound on the bytes of one message before compression: every bus accepts a message of that size.
 const PORTION_BYTES: usize = 150 << 10;
 /// Interval at which the progress is recorded and the lease is renewed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Most messages of an import that wait to be recorded: the bus serves others too.
+/// Maximum number of messages of an import that wait to be recorded: the bus serves others too.
 const MAX_WAITING: i64 = 16;
 /// Interval at which the worker polls for recorded messages.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Attempts after which an import that fails on our side is given up.
 const MAX_TRIES: i32 = 5;
 /// Attempts after which an import that never comes to an end is given up.
 const MAX_DEATHS: i32 = 20;
 /// Wait before an import that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
-/// Most refusals stored, and most warnings; further ones are only counted.
+/// Maximum number of refusals stored, and of warnings; further ones are only counted.
 const MAX_REFUSALS: i64 = 100_000;
-/// Most stores remembered as known or unknown.
-const MOST_KNOWN_STORES: usize = 10_000;
+/// Maximum number of stores remembered as known or unknown.
+const MAX_KNOWN_STORES: usize = 10_000;
 /// Refusals written at once.
 const REFUSALS_AT_ONCE: usize = 1_000;
 
@@ -144,7 +144,7 @@ impl From<Error> for Stop {
 }
 
 /// Message from the reading thread.
-enum Told {
+enum FromReader {
     /// Observations of one message. With `waits`, the first observation is of the same offer as the last of the
     /// portion before, which must be recorded first.
     Portion {
@@ -215,19 +215,19 @@ impl<'a> Sending<'a> {
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
         let meaning = options.meaning().map_err(|problem| Stop::Input(Unreadable::BadOptions(problem)))?;
-        let (report_progress, mut told) = mpsc::channel(2);
+        let (sender, mut messages) = mpsc::channel(2);
         let reading = Reading {
             meaning,
             now: self.import.created_at,
             scratch: self.app.config.worker.scratch.clone(),
             read: self.read.clone(),
-            report_progress,
+            sender,
         };
         let thread = tokio::task::spawn_blocking(move || reading.read(input));
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         let ended = loop {
             let next = tokio::select! {
-                next = told.recv() => next,
+                next = messages.recv() => next,
                 _ = progress.tick() => {
                     self.report_progress(&bytes).await?;
                     continue;
@@ -236,16 +236,16 @@ impl<'a> Sending<'a> {
             };
             (self.beat)();
             match next {
-                Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
-                Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
-                Some(Told::End) => break Ok(()),
-                Some(Told::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
+                Some(FromReader::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
+                Some(FromReader::Refused(refusals)) => self.refuse(&refusals).await?,
+                Some(FromReader::End) => break Ok(()),
+                Some(FromReader::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
                 None => {
                     break Err(Stop::Ours(Error::internal("the reading thread has ended without a word")));
                 }
             }
         };
-        drop(told);
+        drop(messages);
         thread.await.map_err(Error::internal)?;
         self.count(&bytes);
         ended
@@ -293,7 +293,7 @@ impl<'a> Sending<'a> {
             if self.app.stopping.is_cancelled() {
                 return Err(Stop::Stopping);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             self.report_progress(bytes).await?;
         }
         let observations = self.without_unknown_stores(seen).await?;
@@ -322,7 +322,7 @@ impl<'a> Sending<'a> {
     async fn without_unknown_stores(&mut self, seen: Vec<LineObservation>) -> Result<Vec<Observation>, Stop> {
         if !self.import.may_create_stores {
             // A file may name a new store on every line.
-            if self.known_stores.len() > MOST_KNOWN_STORES {
+            if self.known_stores.len() > MAX_KNOWN_STORES {
                 self.known_stores.clear();
             }
             let mut slugs: Vec<&str> = seen.iter().map(|seen| seen.observation.store.as_str()).collect();
@@ -408,7 +408,7 @@ struct Reading {
     now: DateTime<Utc>,
     scratch: PathBuf,
     read: Arc<ReadSoFar>,
-    report_progress: mpsc::Sender<Told>,
+    sender: mpsc::Sender<FromReader>,
 }
 
 /// Observations that will become one message.
@@ -437,23 +437,23 @@ impl Portion {
 }
 
 /// The receiver of the reading thread's messages is gone.
-struct Deaf;
+struct ReceiverGone;
 
 /// Input that ends once the receiver is gone: a parser that finds no row in it must not read forever.
-struct Heard {
+struct CancellableInput {
     inner: Box<dyn BufRead + Send>,
-    report_progress: mpsc::Sender<Told>,
+    sender: mpsc::Sender<FromReader>,
 }
 
-impl Read for Heard {
+impl Read for CancellableInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer)
     }
 }
 
-impl BufRead for Heard {
+impl BufRead for CancellableInput {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.report_progress.is_closed() {
+        if self.sender.is_closed() {
             Err(io::Error::other("nobody waits for it any more"))
         } else {
             self.inner.fill_buf()
@@ -468,19 +468,19 @@ impl BufRead for Heard {
 impl Reading {
     fn read(self, input: Input) {
         let end = match self.read_rows(input) {
-            Ok(Ok(())) => Told::End,
-            Ok(Err(Deaf)) => return,
-            Err(unreadable) => Told::Failed(unreadable),
+            Ok(Ok(())) => FromReader::End,
+            Ok(Err(ReceiverGone)) => return,
+            Err(unreadable) => FromReader::Failed(unreadable),
         };
-        let _ = self.report_progress.blocking_send(end);
+        let _ = self.sender.blocking_send(end);
     }
 
     /// Reads all rows. If rows may state a time of observation, they are sorted first, by offer and then by time;
     /// otherwise they are sent in the order of the file.
-    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
-        input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
+    fn read_rows(&self, mut input: Input) -> Result<Result<(), ReceiverGone>, Unreadable> {
+        input.reader = Box::new(CancellableInput { inner: input.reader, sender: self.sender.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
-        let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
+        let mut sorter = rows.may_state_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Portion::default(), Vec::new());
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
@@ -505,28 +505,29 @@ impl Reading {
             }
             if portion.is_full() {
                 let seen = std::mem::take(&mut portion).seen;
-                if self.report_progress.blocking_send(Told::Portion { seen, waits: false }).is_err() {
-                    return Ok(Err(Deaf));
+                if self.sender.blocking_send(FromReader::Portion { seen, waits: false }).is_err() {
+                    return Ok(Err(ReceiverGone));
                 }
             }
             if refused.len() == REFUSALS_AT_ONCE
-                && self.report_progress.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
+                && self.sender.blocking_send(FromReader::Refused(std::mem::take(&mut refused))).is_err()
             {
-                return Ok(Err(Deaf));
+                return Ok(Err(ReceiverGone));
             }
-            if self.report_progress.is_closed() {
-                return Ok(Err(Deaf));
+            if self.sender.is_closed() {
+                return Ok(Err(ReceiverGone));
             }
         }
-        if self.report_progress.blocking_send(Told::Refused(refused)).is_err() {
-            return Ok(Err(Deaf));
+        if self.sender.blocking_send(FromReader::Refused(refused)).is_err() {
+            return Ok(Err(ReceiverGone));
         }
         let Some(sorter) = sorter else {
             return Ok(match portion.seen {
                 none if none.is_empty() => Ok(()),
-                seen => {
-                    self.report_progress.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf)
-                }
+                seen => self
+                    .sender
+                    .blocking_send(FromReader::Portion { seen, waits: false })
+                    .map_err(|_| ReceiverGone),
             });
         };
         self.send_sorted(sorter).map_err(Unreadable::Scratch)
@@ -534,7 +535,7 @@ impl Reading {
 
     /// Sends sorted observations. Those of an offer stay in one portion; if they need several, each portion waits for
     /// the one before.
-    fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), Deaf>> {
+    fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), ReceiverGone>> {
         let mut sorted = sorter.finish()?;
         let (mut portion, mut waits) = (Portion::default(), false);
         // Index at which the current offer begins.
@@ -549,16 +550,18 @@ impl Reading {
             }
             // The last offer may have more observations and stays behind, unless it fills the whole portion.
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
-            let goes_on = begin == 0;
+            let is_split = begin == 0;
             begin = 0;
-            if self.report_progress.blocking_send(Told::Portion { seen: full, waits }).is_err() {
-                return Ok(Err(Deaf));
+            if self.sender.blocking_send(FromReader::Portion { seen: full, waits }).is_err() {
+                return Ok(Err(ReceiverGone));
             }
-            waits = goes_on;
+            waits = is_split;
         }
         match portion.seen {
             none if none.is_empty() => Ok(Ok(())),
-            seen => Ok(self.report_progress.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
+            seen => {
+                Ok(self.sender.blocking_send(FromReader::Portion { seen, waits }).map_err(|_| ReceiverGone))
+            }
         }
     }
 }

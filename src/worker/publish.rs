@@ -30,9 +30,9 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const TURN: Duration = Duration::from_secs(30);
 /// Wait after a failure before the topic is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(2);
-/// Most events read at once.
+/// Maximum number of events read at once.
 const EVENTS_AT_ONCE: i64 = 500;
-/// Most events in flight at once, in requests of ten.
+/// Maximum number of events in flight at once, in requests of ten.
 const WAVE: usize = 80;
 
 /// Task that publishes events, where the settings name a topic.

@@ -19,9 +19,10 @@ use crate::store::{batches, recording};
 
 /// Wait before a message that could not be recorded is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
-const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Most reads of dead messages, several messages each, in one run of the job that counts them.
-const MAX_LOOKS: usize = 1_000;
+/// Interval between attempts to release a message.
+const RELEASE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum number of reads of dead messages, several messages each, in one run of the job that counts them.
+const MAX_READS: usize = 1_000;
 /// How long one request for a message waits on a bus that cannot send notifications. The request is awaited to its
 /// end even when the process stops: a message handed to an abandoned request would be invisible until its lease
 /// expires.
@@ -180,7 +181,7 @@ async fn release(app: &App, received: &ReceivedMessage, failure: &str, counts: b
         if Instant::now() > lease_ends || app.stopping.is_cancelled() {
             return;
         }
-        tokio::time::sleep(GIVE_BACK_AGAIN_AFTER).await;
+        tokio::time::sleep(RELEASE_RETRY_INTERVAL).await;
     }
 }
 
@@ -242,8 +243,8 @@ async fn count_as_failed(app: &App, dead: &ReceivedMessage) -> Result<()> {
 /// Counts messages that were dead-lettered without our doing: SQS does so, without a notification, when receivers
 /// keep dying.
 pub async fn count_dead(app: &App) -> Result<()> {
-    for _ in 0..MAX_LOOKS {
-        let some = app.bus.look_at_dead().await?;
+    for _ in 0..MAX_READS {
+        let some = app.bus.list_dead().await?;
         if some.is_empty() || app.stopping.is_cancelled() {
             break;
         }
@@ -259,7 +260,7 @@ pub async fn count_dead(app: &App) -> Result<()> {
 pub async fn redrive(app: &App) -> Result<usize> {
     let (mut redriven, now) = (0, app.clock.now());
     while let Some(dead) = app.bus.next_dead(now).await? {
-        // Observations that `dead_letter` counted as failed are to be counted anew.
+        // Observations that `dead_letter` counted as failed must be counted again.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;
         }

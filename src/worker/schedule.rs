@@ -138,9 +138,9 @@ impl Task for ScheduleTask {
 /// # Errors
 /// The clocks disagree, or the database is unavailable.
 pub async fn round(app: &App) -> Result<usize> {
-    let asked = Instant::now();
+    let sent_at = Instant::now();
     let time = health::read_clock(&app.writer);
-    app.clock.observe(app.deadline.run(app.config.worker.lease, time).await?, asked);
+    app.clock.observe(app.deadline.run(app.config.worker.lease, time).await?, sent_at);
     app.clock.check()?;
     step(app).await
 }

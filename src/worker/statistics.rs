@@ -31,7 +31,7 @@ pub async fn compute_due(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Computes a week anew, whether it is due or not.
+/// Recomputes a week, whether it is due or not.
 ///
 /// # Errors
 /// `Invalid`: the week has not begun, or it ended before the first activity.

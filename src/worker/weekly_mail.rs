@@ -54,20 +54,20 @@ pub async fn step(app: &App) -> Result<Progress> {
     if recipients.is_empty() {
         return Ok(Progress::Idle);
     }
-    let (now, patience) = (app.clock.now(), app.config.worker.lease);
+    let (now, limit) = (app.clock.now(), app.config.worker.lease);
     let plan = weekly_mails::plan_mails(&app.writer, Week::at(now).back(1), &recipients, now);
-    app.deadline.run(patience, plan).await?;
+    app.deadline.run(limit, plan).await?;
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     // Long enough for claiming, reading, sending and recording.
-    let lease = now + delta(app.config.email.timeout + patience * 3);
+    let lease = now + delta(app.config.email.timeout + limit * 3);
     let claim = weekly_mails::claim_mail(&app.writer, holder, &recipients, now, lease);
-    let Some(claimed) = app.deadline.run(patience, claim).await? else { return Ok(Progress::Idle) };
-    let email = app.deadline.run(patience, compose(app, &claimed)).await?;
+    let Some(claimed) = app.deadline.run(limit, claim).await? else { return Ok(Progress::Idle) };
+    let email = app.deadline.run(limit, compose(app, &claimed)).await?;
     let sent = tokio::select! {
         sent = app.mailer.send(&email) => sent,
         () = stopped(app) => {
             let release = weekly_mails::release_mail(&app.writer, claimed.id, holder);
-            app.deadline.run(patience, release).await?;
+            app.deadline.run(limit, release).await?;
             return Ok(Progress::More);
         }
     };
@@ -122,13 +122,13 @@ fn report(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
 }
 
 async fn record(app: &App, claimed: &ClaimedMail, holder: Uuid, sent: &Result<(), Unsent>) -> Result<()> {
-    let (now, patience) = (app.clock.now(), app.config.worker.lease);
+    let (now, limit) = (app.clock.now(), app.config.worker.lease);
     match sent {
-        Ok(()) => app.deadline.run(patience, weekly_mails::record_sent(&app.writer, claimed.id, now)).await,
+        Ok(()) => app.deadline.run(limit, weekly_mails::record_sent(&app.writer, claimed.id, now)).await,
         Err(unsent) => {
             let (reason, next) = (unsent.to_string(), next_wait(claimed, unsent).map(|wait| now + wait));
             let record = weekly_mails::record_unsent(&app.writer, claimed.id, holder, &reason, next);
-            app.deadline.run(patience, record).await
+            app.deadline.run(limit, record).await
         }
     }
 }

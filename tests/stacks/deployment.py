@@ -13,7 +13,7 @@ from emulator import REGION, ROOT, Emulator
 APPLIANCE = ROOT / "systemd" / "salebell" / "appliance.toml"
 
 # The last step of the page, which ends the story.
-AWAY = "And away again"
+AWAY = "Remove the environment"
 
 
 class Deployment:

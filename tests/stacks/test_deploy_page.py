@@ -32,7 +32,7 @@ def test_every_step_prints_what_the_page_says(dev):
 
 def test_a_step_that_fails_and_a_line_that_never_comes_are_found(dev):
     """On the shell of the page itself, which goes on behind them."""
-    block = deploy_page.Block("1. Yours", None, "aws sts no-such-command >/dev/null 2>&1\necho one\necho two\n", "two\none\n")
+    block = deploy_page.Block("1. Account and domain", None, "aws sts no-such-command >/dev/null 2>&1\necho one\necho two\n", "two\none\n")
     dev.shell.run(block)
     assert len(block.failed) == 1 and "no-such-command" in block.failed[0]
     assert block.missing() == "one"

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_of_dev_goes_to_its_own_port_alone() {
+    fn the_token_of_dev_is_sent_to_its_own_port_only() {
         let dev = "http://127.0.0.1:8080";
         assert!(is_same_origin("http://127.0.0.1:8080/", dev));
         for other in ["http://127.0.0.1:8081", "http://[::1]:8080", "https://127.0.0.1:8080", "nonsense"] {

@@ -24,18 +24,20 @@ use crate::error::connection::{self, UnknownName};
 
 /// First pause after a failure; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Longest pause between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Timeout for establishing a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without any data after which a connection counts as broken.
 pub const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// Most bytes of a response. A response names at most every line of a slice, so a larger one is not from Salebell.
-const LARGEST_ANSWER: usize = 64 << 20;
+/// Maximum number of bytes of a response. A response names at most every line of a slice, so a larger one is not from
+/// Salebell.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Client of one API with one token.
 pub struct ApiClient {
     http: reqwest::Client,
-    /// For request bodies that take long: the response starts only after they end, so it has no read timeout.
+    /// Client for request bodies that take long: the response starts only after they end, so it has no read timeout.
     sending: reqwest::Client,
     base: Url,
     authorization: Option<HeaderValue>,
@@ -137,7 +139,7 @@ impl ApiClient {
         let build = || {
             let http = reqwest::Client::builder()
                 .user_agent(concat!("salebell-cli/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(CONNECT_LIMIT)
+                .connect_timeout(CONNECT_TIMEOUT)
                 .dns_resolver(Arc::new(SystemNames))
                 .redirect(reqwest::redirect::Policy::none());
             if base.host_str().is_some_and(is_loopback) { http.no_proxy() } else { http }
@@ -206,20 +208,20 @@ impl ApiClient {
     /// # Errors
     /// Fails if the API refuses, or does not respond within the longest wait.
     pub async fn retry(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Reply, Refused> {
-        let mut patience = self.patience(what);
+        let mut retries = self.retries(what);
         loop {
-            match ask(request()).await {
+            match attempt(request()).await {
                 Attempted::Done(reply) => return Ok(reply),
                 Attempted::Refused(refused) => return Err(refused),
-                Attempted::Later(later) => patience.pause(later).await?,
+                Attempted::Later(later) => retries.pause(later).await?,
             }
         }
     }
 
     /// Retry state for an operation that is repeated until it succeeds.
-    pub fn patience(&self, what: &str) -> Retries<'_> {
+    pub fn retries(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
-        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
+        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, reported: false }
     }
 }
 
@@ -230,19 +232,20 @@ fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestB
     }
 }
 
-/// Number and duration of attempts since an operation last made progress.
+/// Retries of one operation since it last made progress: their beginning, and the next pause.
 pub struct Retries<'c> {
     client: &'c ApiClient,
     what: String,
     begin: Instant,
     wait: Duration,
-    told: bool,
+    /// Whether the user has been informed of the wait.
+    reported: bool,
 }
 
 impl Retries<'_> {
     /// Resets the state after progress: earlier failures are forgotten.
     pub fn renew(&mut self) {
-        (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
+        (self.begin, self.wait, self.reported) = (Instant::now(), FIRST_WAIT, false);
     }
 
     /// Waits before the next attempt.
@@ -258,9 +261,9 @@ impl Retries<'_> {
             bail!("cannot {what} at {} within {waited} s: {why}", client.base);
         }
         // The first failure is not worth a message; from the second on, the user may wonder.
-        if self.wait > FIRST_WAIT && !self.told {
+        if self.wait > FIRST_WAIT && !self.reported {
             client.say(&format!("waiting for {}: {}", client.base, later.why));
-            self.told = true;
+            self.reported = true;
         }
         tokio::time::sleep(pause).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
@@ -269,7 +272,7 @@ impl Retries<'_> {
 }
 
 /// Makes one attempt.
-pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
+pub async fn attempt(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
         Ok(response) => read_answer(response).await,
         Err(error) => failed(&error),
@@ -290,7 +293,7 @@ fn describe_trouble(error: &reqwest::Error) -> String {
     let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
     if error.is_timeout() {
         return if error.is_connect() {
-            format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs())
+            format!("no connection to {peer} within {} s", CONNECT_TIMEOUT.as_secs())
         } else {
             format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs())
         };
@@ -328,7 +331,9 @@ pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_ANSWER => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_RESPONSE_BYTES => {
+                body.extend_from_slice(&chunk)
+            }
             Ok(Some(_)) => {
                 return Attempted::Refused(anyhow!("the answer is larger than any of ours").into());
             }

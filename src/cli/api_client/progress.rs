@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Interval between lines if there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Progress display of a command.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl ProgressLine {
                 bar.set_position(read);
                 bar.set_message(message.to_owned());
             }
-            None if last.elapsed() >= LINE_EVERY => {
+            None if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
                 let share = match self.size {
                     Some(size) if size > 0 => format!("{:.0} %, ", 100.0 * read as f64 / size as f64),

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_process_of_the_same_id_is_another() {
+    fn a_later_process_with_the_same_id_is_another_one() {
         let project = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7()));
         assert!(matches!(RunningDev::find_in(&project), Err(Absent::Nothing { .. })));
         fs::create_dir_all(project.join(FOLDER)).unwrap();

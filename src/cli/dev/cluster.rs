@@ -28,18 +28,18 @@ use crate::store;
 
 /// Name of the only role, and of the database that `store::databases` creates.
 const NAME: &str = "salebell";
-/// Most bytes of the socket folder's path. `sun_path` holds 107 bytes and a zero (unix(7)); `/.s.PGSQL.65535` takes up
-/// 15 of them.
+/// Maximum number of bytes of the socket folder's path. `sun_path` holds 107 bytes and a zero (unix(7));
+/// `/.s.PGSQL.65535` takes up 15 of them.
 const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.65535".len();
 /// Timeout of a start, far longer than crash recovery takes on any disk: it replays at most `max_wal_size`.
-const LONGEST_START: Duration = Duration::from_secs(300);
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Timeout of a fast shutdown, after which an immediate one is requested.
-const LONGEST_STOP: Duration = Duration::from_secs(30);
-/// Most restarts within a minute; after that, `supervise` gives up.
-const MOST_RESTARTS: usize = 5;
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum number of restarts within a minute; after that, `supervise` gives up.
+const MAX_RESTARTS: usize = 5;
 /// Timeout for leftover backends of a killed server to notice that it is gone.
-const LONGEST_LEFTOVERS: Duration = Duration::from_secs(20);
-/// Most bytes of the server's log; a larger one is removed at start.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum number of bytes of the server's log; a larger one is removed at start.
 const LARGEST_LOG: u64 = 16 << 20;
 
 /// The running private server.
@@ -120,7 +120,7 @@ impl Cluster {
                 Err(error) => return anyhow!("cannot wait for postgres: {error}"),
             };
             restarts.retain(|at: &Instant| at.elapsed() < Duration::from_secs(60));
-            if restarts.len() >= MOST_RESTARTS {
+            if restarts.len() >= MAX_RESTARTS {
                 return anyhow!(
                     "the private PostgreSQL server ends again and again ({status}); its log is {}",
                     self.folder.join("log").display()
@@ -151,7 +151,7 @@ impl Cluster {
             if let Some(pid) = self.server.id() {
                 send(pid, signal)?;
             }
-            if tokio::time::timeout(LONGEST_STOP, self.server.wait()).await.is_ok() {
+            if tokio::time::timeout(STOP_TIMEOUT, self.server.wait()).await.is_ok() {
                 self.guard.dismiss().await;
                 return Ok(());
             }
@@ -322,7 +322,7 @@ async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
     }
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         send(pid, signal)?;
-        let deadline = Instant::now() + LONGEST_STOP;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while state_of(pid) == State::Runs && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -338,7 +338,7 @@ async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
 /// Handles a dead server that its parent does not reap (often process 1 of a container): PostgreSQL would consider it
 /// alive and refuse to start. Its file is removed once none of its backends is left.
 async fn forget_unburied(data: &Path, pid_file: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LONGEST_LEFTOVERS;
+    let deadline = Instant::now() + LEFTOVERS_TIMEOUT;
     while let Some(pid) = find_process_in(data) {
         if Instant::now() > deadline {
             bail!(
@@ -489,7 +489,7 @@ async fn launch_on(
                 let log = read_log(folder, start_of_log);
                 // Backends of a killed server need a moment to notice that and to release its memory.
                 let leftovers = log.contains("pre-existing shared memory") || log.contains("postmaster.pid");
-                if leftovers && begin.elapsed() < LONGEST_LEFTOVERS {
+                if leftovers && begin.elapsed() < LEFTOVERS_TIMEOUT {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
@@ -529,7 +529,7 @@ enum Start {
 }
 
 async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> anyhow::Result<Start> {
-    let deadline = Instant::now() + LONGEST_START;
+    let deadline = Instant::now() + START_TIMEOUT;
     loop {
         if let Some(status) = server.try_wait().context("cannot wait for postgres")? {
             return Ok(Start::Ended(status));

@@ -67,10 +67,11 @@ impl Home {
     /// # Errors
     /// Fails if the link cannot be created.
     pub fn link_program(&self) -> anyhow::Result<PathBuf> {
-        let (link, beside) = (self.path("salebell"), self.path("salebell.new"));
+        let (link, temporary) = (self.path("salebell"), self.path("salebell.new"));
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let _ = fs::remove_file(&beside);
-        let made = std::os::unix::fs::symlink(program, &beside).and_then(|()| fs::rename(&beside, &link));
+        let _ = fs::remove_file(&temporary);
+        let made =
+            std::os::unix::fs::symlink(program, &temporary).and_then(|()| fs::rename(&temporary, &link));
         made.with_context(|| format!("cannot make {}", link.display()))?;
         Ok(link)
     }
@@ -156,13 +157,13 @@ pub fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
 /// # Errors
 /// Fails if the file cannot be written.
 pub fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
-    let beside = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let write = || {
-        let _ = fs::remove_file(&beside);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(secret.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, path)
+        fs::rename(&temporary, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

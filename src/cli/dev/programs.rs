@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_what_was_found_and_what_to_do() {
+    fn the_message_names_the_versions_found_and_the_remedy() {
         let message = missing_message(None, &BTreeSet::from([13, 14]));
         assert!(
             message.contains("found: 13, 14") && message.contains("apt-get install postgresql"),

@@ -13,7 +13,7 @@ use crate::cli::api_client::ApiClient;
 use crate::telemetry::Quiet;
 
 /// Timeout of the first response of our own API.
-const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
+const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Welcome {
     /// URL of the API.
@@ -54,7 +54,7 @@ impl Welcome {
     pub async fn greet(self, app: App) -> anyhow::Result<()> {
         let greet = async {
             let client =
-                ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
+                ApiClient::new(&self.url, Some(&self.token), FIRST_RESPONSE_TIMEOUT, Box::new(|_| {}))?;
             if self.sample {
                 sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
             }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::terminal::Positions;
 use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 
-/// Most bytes written to disk at once.
+/// Maximum number of bytes written to disk at once.
 const WRITE_AT_ONCE: usize = 512 << 10;
-/// Most redirects of one request: to the store of the bytes, and perhaps onwards from there.
+/// Maximum number of redirects of one request: to the store of the bytes, and perhaps onwards from there.
 const MAX_REDIRECTS: usize = 4;
 
 /// A version of a file, and its address.
@@ -84,7 +84,7 @@ pub async fn fetch(
     part: usize,
     sink: &Sink,
 ) -> Result<(), RangeFailure> {
-    let mut patience = remote.client.patience("fetch the file");
+    let mut retries = remote.client.retries("fetch the file");
     if part > 0 {
         remote.begun.cancelled().await;
     }
@@ -100,7 +100,7 @@ pub async fn fetch(
                 remote.begun.cancel();
                 let later = copy(response, start, end, positions, part, sink).await?;
                 if start + positions.get(part) > at {
-                    patience.renew();
+                    retries.renew();
                 }
                 match later {
                     Some(later) => later,
@@ -110,7 +110,7 @@ pub async fn fetch(
             Attempted::Refused(refused) => return Err(refused.into()),
             Attempted::Later(later) => later,
         };
-        patience.pause(later).await?;
+        retries.pause(later).await?;
     }
 }
 

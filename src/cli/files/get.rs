@@ -1,4 +1,4 @@
-//! `salebell files get`: what to fetch, where to put it, and the state that a killed run left behind.
+//! `salebell files get`: downloads a file, and resumes from the state that a killed run left behind.
 //!
 //! Bytes are written to `FILE.part`, which has its full size from the start; a state file records which of them have
 //! arrived. When all have, they are compared with the server's SHA-256, and only then is the file renamed.
@@ -34,8 +34,8 @@ use crate::domain::file::clean_name;
 use crate::error::chain;
 
 /// Interval between writes of the state.
-const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Most changes of the file on the server during one run; after that, the command gives up.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of changes of the file on the server during one run; after that, the command gives up.
 const MAX_CHANGES: usize = 3;
 
 /// Download a file of yours by its id, or any file by its share link.
@@ -97,29 +97,29 @@ impl Source {
         if let Ok(id) = given.parse() {
             return Ok(Source::Own(id));
         }
-        let wrong = || anyhow!("{given} is neither the id of a file nor the address of a share link");
+        let invalid = || anyhow!("{given} is neither the id of a file nor the address of a share link");
         let api = || -> anyhow::Result<Url> {
             let api = find_api()?;
             api.parse().with_context(|| format!("{api} is no URL"))
         };
         // A path as the API returns it, relative to its own address.
         let url = if given.starts_with('/') {
-            api()?.join(given).map_err(|_| wrong())?
+            api()?.join(given).map_err(|_| invalid())?
         } else {
-            given.parse().map_err(|_| wrong())?
+            given.parse().map_err(|_| invalid())?
         };
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(wrong());
+            return Err(invalid());
         }
         let path: Vec<&str> = url.path().trim_end_matches('/').split('/').collect();
         match path.as_slice() {
             [.., "v1", "files", id] | [.., "v1", "files", id, "content"]
                 if url.origin() == api()?.origin() =>
             {
-                id.parse().map(Source::Own).map_err(|_| wrong())
+                id.parse().map(Source::Own).map_err(|_| invalid())
             }
             [.., "d", token] if !token.is_empty() => Ok(Source::Link(url)),
-            _ => Err(wrong()),
+            _ => Err(invalid()),
         }
     }
 }
@@ -135,7 +135,7 @@ struct Version {
 }
 
 impl Version {
-    fn is(&self, other: &Version) -> bool {
+    fn is_same(&self, other: &Version) -> bool {
         let same = match (&self.sha256, &other.sha256) {
             (Some(one), Some(other)) => one == other,
             _ => self.tag.is_some() && self.tag == other.tag,
@@ -146,7 +146,7 @@ impl Version {
 
 /// State of a file that is being fetched.
 #[derive(Debug, Serialize, Deserialize)]
-struct Memory {
+struct SavedState {
     version: Version,
     output: PathBuf,
     /// Ranges of the file: offset of the first byte, and offset after the last.
@@ -155,7 +155,7 @@ struct Memory {
     there: Vec<u64>,
 }
 
-impl Memory {
+impl SavedState {
     fn new(version: Version, output: &Path, parts: u8) -> Self {
         let (length, parts) = (version.length, u64::from(parts).clamp(1, version.length.max(1)));
         let cut = |n: u64| (u128::from(length) * u128::from(n) / u128::from(parts)) as u64;
@@ -164,19 +164,19 @@ impl Memory {
     }
 }
 
-/// Stores the state, even if the work is dropped midway.
+/// Stores the state, even if the download is dropped midway.
 struct Keeper {
     state: StateFile,
-    memory: Memory,
+    saved: SavedState,
     positions: Positions,
 }
 
 impl Keeper {
     fn keep(&mut self) -> anyhow::Result<()> {
-        let there: Vec<u64> = (0..self.memory.ranges.len()).map(|part| self.positions.get(part)).collect();
-        if there != self.memory.there {
-            self.memory.there = there;
-            self.state.keep(&self.memory)?;
+        let there: Vec<u64> = (0..self.saved.ranges.len()).map(|part| self.positions.get(part)).collect();
+        if there != self.saved.there {
+            self.saved.there = there;
+            self.state.keep(&self.saved)?;
         }
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Drop for Keeper {
     }
 }
 
-/// What an attempt to fetch a version of the file has come to.
+/// Outcome of an attempt to fetch a version of the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fetched {
     Whole,
@@ -207,7 +207,7 @@ struct Get<'a> {
 impl Get<'_> {
     async fn run(&self) -> anyhow::Result<()> {
         for _ in 0..MAX_CHANGES {
-            let version = self.learn().await?;
+            let version = self.find_version().await?;
             let fetched = if self.is_to_standard_output() {
                 self.to_standard_output(&version).await?
             } else {
@@ -225,7 +225,7 @@ impl Get<'_> {
         self.arguments.output.as_deref() == Some(Path::new("-"))
     }
 
-    async fn learn(&self) -> anyhow::Result<Version> {
+    async fn find_version(&self) -> anyhow::Result<Version> {
         let head =
             self.client.retry("ask for the file", || self.client.request_at(Method::HEAD, self.address()));
         match self.source {
@@ -304,11 +304,11 @@ impl Get<'_> {
         let busy = format!("another salebell files get of {shown} is running");
         let mut state = StateFile::open("get", &output.display().to_string(), &busy)?;
         let part = with_ending(&output);
-        let left = state.load::<Memory>()?;
+        let left = state.load::<SavedState>()?;
         let length_there = part.symlink_metadata().ok().map(|metadata| metadata.len());
         let mut is_new = false;
-        let memory = match (left, length_there) {
-            (Some(left), Some(length)) if left.version.is(version) && length == version.length => {
+        let saved = match (left, length_there) {
+            (Some(left), Some(length)) if left.version.is_same(version) && length == version.length => {
                 let there: u64 = left.there.iter().sum();
                 let (there, all) = (size(there), size(version.length));
                 self.display
@@ -325,16 +325,16 @@ impl Get<'_> {
                     self.display.say(&format!("what there is of {shown} is of another file; beginning anew"));
                 }
                 is_new = true;
-                Memory::new(version.clone(), &output, self.arguments.parts)
+                SavedState::new(version.clone(), &output, self.arguments.parts)
             }
         };
         let file = open_part(&part, version.length, is_new)?;
         if is_new {
-            state.keep(&memory)?;
+            state.keep(&saved)?;
         }
-        let positions = Positions::new(memory.ranges.len());
-        memory.there.iter().enumerate().for_each(|(part, &there)| positions.set(part, there));
-        let mut keeper = Keeper { state, memory, positions: positions.clone() };
+        let positions = Positions::new(saved.ranges.len());
+        saved.there.iter().enumerate().for_each(|(part, &there)| positions.set(part, there));
+        let mut keeper = Keeper { state, saved, positions: positions.clone() };
         match self.fetch_all(version, &mut keeper, &file).await {
             Ok(()) => {}
             Err(RangeFailure::Changed) => {
@@ -363,14 +363,14 @@ impl Get<'_> {
         if positions.sum() > 0 {
             remote.begun.cancel();
         }
-        let ranges = keeper.memory.ranges.clone();
+        let ranges = keeper.saved.ranges.clone();
         let sink = Sink::File(file.clone());
         let work = try_join_all(
             ranges.iter().enumerate().map(|(part, &range)| fetch(&remote, range, &positions, part, &sink)),
         );
         let keep = async {
             loop {
-                tokio::time::sleep(KEEP_EVERY).await;
+                tokio::time::sleep(SAVE_INTERVAL).await;
                 if let Err(failure) = keeper.keep() {
                     return failure;
                 }
@@ -388,7 +388,7 @@ impl Get<'_> {
 
     fn forget(&self, mut keeper: Keeper, part: &Path) -> anyhow::Result<Fetched> {
         std::fs::remove_file(part).with_context(|| format!("cannot remove {}", part.display()))?;
-        (0..keeper.memory.ranges.len()).for_each(|part| keeper.positions.set(part, 0));
+        (0..keeper.saved.ranges.len()).for_each(|part| keeper.positions.set(part, 0));
         keeper.keep()?;
         Ok(Fetched::Changed)
     }
@@ -479,7 +479,7 @@ fn open_part(path: &Path, length: u64, is_new: bool) -> anyhow::Result<Arc<File>
             other => other.with_context(cannot),
         };
         if let Err(failure) = made {
-            // An empty file would only puzzle the user.
+            // An empty file would only confuse the user.
             let _ = std::fs::remove_file(path);
             return Err(failure);
         }
@@ -528,13 +528,13 @@ mod tests {
         assert_eq!(Source::parse("https://b.example/d/x", none).unwrap(), link("https://b.example/d/x"));
         assert!(Source::parse("/d/x", none).is_err());
         // The token belongs to one API only.
-        for wrong in [
+        for invalid in [
             &format!("https://b.example/v1/files/{id}"),
             "a.txt",
             "ftp://b.example/d/x",
             "https://b.example/",
         ] {
-            assert!(Source::parse(wrong, api).is_err(), "{wrong}");
+            assert!(Source::parse(invalid, api).is_err(), "{invalid}");
         }
     }
 
@@ -553,7 +553,7 @@ mod tests {
     #[test]
     fn ranges_cover_a_file() {
         let version = |length| Version { name: "a".to_owned(), length, sha256: None, tag: None };
-        assert_eq!(Memory::new(version(10), Path::new("a"), 3).ranges, [(0, 3), (3, 6), (6, 10)]);
-        assert_eq!(Memory::new(version(0), Path::new("a"), 3).ranges, [(0, 0)]);
+        assert_eq!(SavedState::new(version(10), Path::new("a"), 3).ranges, [(0, 3), (3, 6), (6, 10)]);
+        assert_eq!(SavedState::new(version(0), Path::new("a"), 3).ranges, [(0, 0)]);
     }
 }

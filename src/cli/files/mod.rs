@@ -28,7 +28,7 @@ use crate::cli::api_client::access::{Access, parse_duration};
 use crate::clock::{Clock, delta};
 use crate::error::chain;
 
-/// Most files on one page of a list.
+/// Maximum number of files on one page of a list.
 const PAGE: usize = 200;
 
 /// Upload, download, list, remove and share files.

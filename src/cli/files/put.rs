@@ -112,7 +112,7 @@ impl From<Refused> for Ended {
 
 /// State of a file that is being sent.
 #[derive(Debug, Serialize, Deserialize)]
-struct Memory {
+struct SavedState {
     /// Basis of the idempotency keys: an upload that is announced twice is still one upload.
     session: Uuid,
     input: PathBuf,
@@ -124,7 +124,7 @@ struct Memory {
     together: Option<Uuid>,
 }
 
-impl Memory {
+impl SavedState {
     fn new(input: &Path, length: u64, parts: u64) -> Self {
         let parts = parts.clamp(1, length.max(1));
         let ends = (1..=parts).map(|n| (u128::from(length) * u128::from(n) / u128::from(parts)) as u64);
@@ -191,14 +191,14 @@ impl Put<'_> {
         let sum = hash_file(local.file.clone(), length);
         let mut taken_up = true;
         let id = loop {
-            let memory = match state.load::<Memory>()?.filter(|_| taken_up) {
-                Some(memory) if memory.ends.last() == Some(&length) => memory,
+            let saved = match state.load::<SavedState>()?.filter(|_| taken_up) {
+                Some(saved) if saved.ends.last() == Some(&length) => saved,
                 _ => {
                     taken_up = false;
-                    Memory::new(&input, length, self.parts(length))
+                    SavedState::new(&input, length, self.parts(length))
                 }
             };
-            match self.bring_home(&local, memory, &mut state, taken_up).await {
+            match self.bring_home(&local, saved, &mut state, taken_up).await {
                 Ok(id) => break id,
                 // It was removed, has expired, or belongs to the account of another token.
                 Err(refused) if refused.is_gone() && taken_up => {
@@ -207,7 +207,7 @@ impl Put<'_> {
                     taken_up = false;
                 }
                 Err(refused) => {
-                    let begun = state.load::<Memory>()?.is_some_and(|memory| !memory.uploads.is_empty());
+                    let begun = state.load::<SavedState>()?.is_some_and(|saved| !saved.uploads.is_empty());
                     if let Err(changed) = (local.check)() {
                         state.remove();
                         return Err(changed.into());
@@ -233,7 +233,7 @@ impl Put<'_> {
 
     /// Waits while the server is still concatenating the parts.
     async fn read_complete(&self, id: Uuid) -> Result<Value, Refused> {
-        let mut patience = self.client.patience("wait until it is put together");
+        let mut retries = self.client.retries("wait until it is put together");
         let path = format!("v1/files/{id}");
         loop {
             let read = || self.client.request(Method::GET, &path, None);
@@ -241,7 +241,7 @@ impl Put<'_> {
             if found["state"] == "complete" {
                 return Ok(found);
             }
-            patience.pause(Later::new("the server is still at it")).await?;
+            retries.pause(Later::new("the server is still at it")).await?;
         }
     }
 
@@ -254,18 +254,18 @@ impl Put<'_> {
     async fn bring_home(
         &self,
         local: &Local<'_>,
-        mut memory: Memory,
+        mut saved: SavedState,
         state: &mut StateFile,
         taken_up: bool,
     ) -> Result<Uuid, Refused> {
-        let parts = memory.ends.len();
-        if let Some(file) = memory.together {
-            self.remove_parts(&memory).await;
+        let parts = saved.ends.len();
+        if let Some(file) = saved.together {
+            self.remove_parts(&saved).await;
             return Ok(file);
         }
-        state.keep(&memory)?;
-        for part in memory.uploads.len()..parts {
-            let (start, end) = memory.range(part);
+        state.keep(&saved)?;
+        for part in saved.uploads.len()..parts {
+            let (start, end) = saved.range(part);
             let (name, kind) = match parts {
                 1 => (local.name.to_owned(), UploadKind::Whole(end)),
                 _ => (
@@ -274,14 +274,14 @@ impl Put<'_> {
                 ),
             };
             let upload =
-                upload::create(self.client, &self.announce(&name, &memory, &part.to_string(), kind)).await?;
-            memory.uploads.push(upload);
-            state.keep(&memory)?;
+                upload::create(self.client, &self.announce(&name, &saved, &part.to_string(), kind)).await?;
+            saved.uploads.push(upload);
+            state.keep(&saved)?;
         }
         let positions = Positions::new(parts);
         if taken_up {
             let mut there = 0;
-            for upload in &memory.uploads {
+            for upload in &saved.uploads {
                 there += upload::offset(self.client, *upload).await?;
             }
             self.display.say(&format!(
@@ -291,40 +291,40 @@ impl Put<'_> {
                 size(local.length)
             ));
         }
-        let fill = try_join_all(memory.uploads.iter().enumerate().map(async |(part, &upload)| {
-            let range = memory.range(part);
+        let fill = try_join_all(saved.uploads.iter().enumerate().map(async |(part, &upload)| {
+            let range = saved.range(part);
             let bytes = LocalBytes { file: local.file.clone(), range, check: local.check.clone() };
             upload::fill(self.client, upload, &bytes, &positions, part).await
         }));
         self.display.during(local.name, Some(local.length), &positions, fill).await?;
         if parts == 1 {
-            return Ok(memory.uploads[0]);
+            return Ok(saved.uploads[0]);
         }
         if local.length >= LARGE {
             self.display.say("all parts are there; the server puts them together");
         }
-        let kind = UploadKind::Final(&memory.uploads);
-        let file = upload::create(self.client, &self.announce(local.name, &memory, "whole", kind)).await?;
-        memory.together = Some(file);
-        state.keep(&memory)?;
-        self.remove_parts(&memory).await;
+        let kind = UploadKind::Final(&saved.uploads);
+        let file = upload::create(self.client, &self.announce(local.name, &saved, "whole", kind)).await?;
+        saved.together = Some(file);
+        state.keep(&saved)?;
+        self.remove_parts(&saved).await;
         Ok(file)
     }
 
     fn announce<'a>(
         &self,
         name: &'a str,
-        memory: &Memory,
+        saved: &SavedState,
         what: &str,
         kind: UploadKind<'a>,
     ) -> Announcement<'a> {
-        let key = format!("put-{}-{what}", memory.session.simple());
+        let key = format!("put-{}-{what}", saved.session.simple());
         Announcement { name, expires_in: self.arguments.expires_in.map(|life| life.as_secs()), key, kind }
     }
 
     /// Removes the parts, whose bytes the file now has. A part that stays would only clutter lists until it expires.
-    async fn remove_parts(&self, memory: &Memory) {
-        for part in &memory.uploads {
+    async fn remove_parts(&self, saved: &SavedState) {
+        for part in &saved.uploads {
             let remove = || self.client.request(Method::DELETE, &format!("v1/files/{part}"), None);
             match self.client.retry("remove a part", remove).await {
                 Err(refused) if !refused.is_gone() => {
@@ -338,8 +338,8 @@ impl Put<'_> {
 
     async fn send_standard_input(&self) -> anyhow::Result<Value> {
         let name = self.arguments.name.as_deref().unwrap_or("stdin");
-        let memory = Memory::new(Path::new("-"), 0, 1);
-        let announcement = self.announce(name, &memory, "stdin", UploadKind::Deferred);
+        let saved = SavedState::new(Path::new("-"), 0, 1);
+        let announcement = self.announce(name, &saved, "stdin", UploadKind::Deferred);
         let id = upload::create(self.client, &announcement).await?;
         let (sender, mut chunks) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || read_chunks(&mut std::io::stdin().lock(), &sender));
@@ -453,7 +453,7 @@ mod tests {
             (0, 4, vec![0]),
             (6 << 30, 2, vec![3 << 30, 6 << 30]),
         ] {
-            assert_eq!(Memory::new(Path::new("a"), length, parts).ends, expected);
+            assert_eq!(SavedState::new(Path::new("a"), length, parts).ends, expected);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::cli::api_client::progress::ProgressLine;
 /// Exit code by which shells recognize that Ctrl-C ended a command.
 pub(super) const INTERRUPTED: u8 = 130;
 /// Interval between updates of a bar.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Formats the time from now in its two largest units.
 pub(super) fn until(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     // Rounded up: what was created a moment ago for two days has two days left.
@@ -109,7 +109,7 @@ impl Display {
             loop {
                 moved.store(positions.sum(), Ordering::Relaxed);
                 progress.show(&name, &mut last);
-                tokio::time::sleep(SHOW_EVERY).await;
+                tokio::time::sleep(UPDATE_INTERVAL).await;
             }
         };
         tokio::select! { done = work => done, () = show => unreachable!("it shows for ever") }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_two_units() {
+    fn durations_are_written_in_two_units() {
         let now = DateTime::UNIX_EPOCH;
         for (minutes, expected) in [(-5, "now"), (5, "5 min"), (65, "1 h 05"), (1440 * 13 - 1, "12 d 23 h")] {
             assert_eq!(until(now + TimeDelta::minutes(minutes), now), expected);

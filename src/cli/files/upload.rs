@@ -22,7 +22,7 @@ use crate::cli::api_client::{
 };
 
 const BYTES: &str = "application/offset+octet-stream";
-/// Most bytes read from disk at once.
+/// Maximum number of bytes read from disk at once.
 const READ_AT_ONCE: usize = 256 << 10;
 
 /// Properties of an upload that is to be created.
@@ -98,7 +98,7 @@ pub async fn fill(
     part: usize,
 ) -> Result<(), Refused> {
     let (start, end) = bytes.range;
-    let mut patience = client.patience("send the file");
+    let mut retries = client.retries("send the file");
     let mut at = offset(client, id).await?;
     loop {
         positions.set(part, at);
@@ -111,7 +111,7 @@ pub async fn fill(
         let later = match judge(answer, at) {
             Ok(now) => {
                 at = now;
-                patience.renew();
+                retries.renew();
                 continue;
             }
             Err(Attempted::Refused(refused)) => return Err(refused),
@@ -119,10 +119,10 @@ pub async fn fill(
             Err(Attempted::Done(())) => Later::new("the server took nothing"),
         };
         (bytes.check)()?;
-        patience.pause(later).await?;
+        retries.pause(later).await?;
         let now = offset(client, id).await?;
         if now > at {
-            patience.renew();
+            retries.renew();
         }
         at = now;
     }
@@ -140,11 +140,11 @@ pub async fn add(
     total: Option<u64>,
 ) -> Result<(), Refused> {
     let end = at + bytes.len() as u64;
-    let mut patience = client.patience("send the bytes");
+    let mut retries = client.retries("send the bytes");
     let mut now = at;
-    let mut told = false;
+    let mut confirmed = false;
     loop {
-        if now == end && (total.is_none() || told) {
+        if now == end && (total.is_none() || confirmed) {
             return Ok(());
         }
         let rest = usize::try_from(now.saturating_sub(at)).unwrap_or(usize::MAX);
@@ -159,7 +159,7 @@ pub async fn add(
         let later = match answer {
             Attempted::Done(reply) => match upload_offset(&reply.headers) {
                 Some(offset) => {
-                    (now, told) = (offset, true);
+                    (now, confirmed) = (offset, true);
                     continue;
                 }
                 None => Later::new("the answer tells no offset"),
@@ -167,13 +167,13 @@ pub async fn add(
             Attempted::Refused(refused) => return Err(refused),
             Attempted::Later(later) => later,
         };
-        patience.pause(later).await?;
+        retries.pause(later).await?;
         let (offset, length) = progress(client, id).await?;
         if offset > now {
-            patience.renew();
+            retries.renew();
         }
         // The last response was lost if the server already knows the length.
-        (now, told) = (offset, length.is_some());
+        (now, confirmed) = (offset, length.is_some());
     }
 }
 
@@ -187,8 +187,8 @@ pub async fn offset(client: &ApiClient, id: Uuid) -> Result<u64, Refused> {
 
 async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Refused> {
     let path = format!("v1/files/{id}");
-    let asked = client.retry("ask how far it is", || tus(client.request(Method::HEAD, &path, None))).await;
-    let reply = asked.map_err(|refused| {
+    let outcome = client.retry("ask how far it is", || tus(client.request(Method::HEAD, &path, None))).await;
+    let reply = outcome.map_err(|refused| {
         if refused.is_gone() {
             // The response to HEAD has no body that would say so.
             let failure = anyhow!("the upload is gone: it was removed, or its time is over");

@@ -27,7 +27,7 @@ pub struct SliceReceipt {
 
 impl SliceReceipt {
     /// Whether every refusal is listed.
-    pub fn tells_all(&self) -> bool {
+    pub fn lists_all(&self) -> bool {
         self.rejected.len() as u64 == self.rejected_count
     }
 }

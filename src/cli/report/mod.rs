@@ -30,12 +30,12 @@ use crate::error::chain;
 use crate::feed::input::Input;
 use crate::feed::mapping::Mapping;
 
-/// Most refused lines printed; `--rejects` gets all of them.
+/// Maximum number of refused lines printed; `--rejects` gets all of them.
 const PRINTED_REFUSALS: u64 = 20;
-/// Most lines of a slice. That many fit into one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so a request
-/// that breaks off leaves nothing behind.
+/// Maximum number of lines of a slice. That many fit into one message of the bus (`domain::batch::MAX_OBSERVATIONS`),
+/// so a request that breaks off leaves nothing behind.
 const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
-/// Most observations that `--dry-run` prints.
+/// Maximum number of observations that `--dry-run` prints.
 const PRINTED_OBSERVATIONS: usize = 5;
 
 /// Report the prices of a file.
@@ -177,10 +177,10 @@ async fn send_all(
         summary.tally.warnings += accepted.warnings.len() as u64;
         batches.extend(accepted.batch_id);
         for refusal in &accepted.refused {
-            refusals.tell(refusal, Kind::Refused)?;
+            refusals.report(refusal, Kind::Refused)?;
         }
         for warning in &accepted.warnings {
-            refusals.tell(warning, Kind::Warning)?;
+            refusals.report(warning, Kind::Warning)?;
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
@@ -207,7 +207,7 @@ async fn send_slice(
         let key = session.key(slice);
         let receipt = client.report(&key, &slice.body, backfill).await?;
         check_receipt(&receipt, slice.lines.len())?;
-        if receipt.tells_all() {
+        if receipt.lists_all() {
             refused.extend(read_lines(&receipt.rejected, &slice.lines)?)
         } else {
             refused.extend(find_refusals(client, &key, slice, backfill).await?)
@@ -244,7 +244,7 @@ async fn find_refusals(
         let body = slice.body.slice(begin_of(part.start)..begin_of(part.end));
         let receipt = client.report(&key, &body, backfill).await?;
         check_receipt(&receipt, part.len())?;
-        if receipt.tells_all() || part.len() == 1 {
+        if receipt.lists_all() || part.len() == 1 {
             refused.extend(read_lines(&receipt.rejected, slice.lines.get(part).unwrap_or_default())?);
         } else {
             waiting.extend(halves(part));
@@ -263,13 +263,13 @@ fn check_receipt(receipt: &SliceReceipt, lines: usize) -> anyhow::Result<()> {
 }
 
 /// Translates refusals or warnings of the response from lines of the request to lines of the input.
-fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<LineRefusal>> {
+fn read_lines(rejected: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<LineRefusal>> {
     let read = |RejectedLine { index, problem }: &RejectedLine| {
         let line = lines.get(*index).copied();
         let line = line.ok_or_else(|| anyhow!("the answer names a line that was not sent"))?;
         Ok(LineRefusal { line, reason: describe_problem(problem) })
     };
-    told.iter().map(read).collect()
+    rejected.iter().map(read).collect()
 }
 
 async fn check_only(
@@ -289,7 +289,7 @@ async fn check_only(
         summary.tally.accepted += slice.lines.len() as u64;
         summary.tally.refused += slice.refused.len() as u64;
         for refusal in &slice.refused {
-            refusals.tell(refusal, Kind::Refused)?;
+            refusals.report(refusal, Kind::Refused)?;
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
@@ -384,7 +384,7 @@ enum Kind {
 
 /// A line of the file of `--rejects`.
 #[derive(serde::Serialize)]
-struct Told<'r> {
+struct RefusalLine<'r> {
     #[serde(flatten)]
     refusal: &'r LineRefusal,
     kind: Kind,
@@ -393,7 +393,7 @@ struct Told<'r> {
 /// Reports refused lines and warnings: the first ones on standard error, all of them to a file.
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
-    told: u64,
+    count: u64,
     progress: ProgressLine,
 }
 
@@ -406,20 +406,20 @@ impl Refusals {
             }
             None => None,
         };
-        Ok(Self { file, told: 0, progress })
+        Ok(Self { file, count: 0, progress })
     }
 
-    fn tell(&mut self, refusal: &LineRefusal, kind: Kind) -> anyhow::Result<()> {
+    fn report(&mut self, refusal: &LineRefusal, kind: Kind) -> anyhow::Result<()> {
         if let Some((path, file)) = &mut self.file {
             let write = || {
-                serde_json::to_writer(&mut *file, &Told { refusal, kind })?;
+                serde_json::to_writer(&mut *file, &RefusalLine { refusal, kind })?;
                 file.write_all(b"\n")
             };
             let mut write = write;
             write().with_context(|| format!("cannot write {}", path.display()))?;
         }
-        self.told += 1;
-        if self.told <= PRINTED_REFUSALS {
+        self.count += 1;
+        if self.count <= PRINTED_REFUSALS {
             let warning = if matches!(kind, Kind::Warning) { "warning: " } else { "" };
             self.progress.say(&format!("line {}: {warning}{}", refusal.line, refusal.reason));
         }
@@ -427,8 +427,8 @@ impl Refusals {
     }
 
     fn finish(self) -> anyhow::Result<()> {
-        if self.told > PRINTED_REFUSALS {
-            let more = self.told - PRINTED_REFUSALS;
+        if self.count > PRINTED_REFUSALS {
+            let more = self.count - PRINTED_REFUSALS;
             let hint = if self.file.is_none() { " (--rejects FILE has all)" } else { "" };
             eprintln!("and {more} more such lines{hint}");
         }

@@ -10,7 +10,7 @@ use crate::feed::input::{FeedFormat, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
 use crate::feed::records::{Content, Record, Records, shorten};
 
-/// Most bytes of a slice with several lines; it is cut before it grows larger.
+/// Maximum number of bytes of a slice with several lines; it is cut before it grows larger.
 const LARGEST_SLICE: usize = 4 << 20;
 
 /// A refused line, and the reason.
@@ -41,7 +41,7 @@ pub struct ReportSlice {
 pub struct Cutter {
     pub mapping: Mapping,
     pub delimiter: Option<u8>,
-    /// Most lines of a slice.
+    /// Maximum number of lines of a slice.
     pub lines: usize,
 }
 
@@ -66,7 +66,7 @@ impl Cutter {
             FeedFormat::Csv => {
                 let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
-                records.set_columns(columns.place("price"), columns.place("sku"));
+                records.set_columns(columns.index("price"), columns.index("sku"));
                 Some(columns)
             }
         };

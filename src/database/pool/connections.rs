@@ -17,15 +17,15 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::password::{RING_AGAIN, is_refusal};
+use super::password::{REFUSAL_INTERVAL, is_refusal};
 use super::settings::PoolSettings;
 use crate::error::database::is_transient;
 
 /// Why there is no connection; several waiters may receive the same reason.
 pub(super) type Reason = Arc<sqlx::Error>;
 
-/// Most connections opened at once. Several, because each log-in takes several round trips; not all, because each
-/// costs processor time here and in the server, and the first one to be open can serve the waiters.
+/// Maximum number of connections opened at once. Several, because each log-in takes several round trips; not all,
+/// because each costs processor time here and in the server, and the first one to be open can serve the waiters.
 const AT_ONCE: usize = 8;
 /// Time without a finished attempt after which another one is begun: the others may be waiting for a host that is
 /// gone while its name leads to another by now.
@@ -35,7 +35,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ATTEMPTS: usize = (ATTEMPT_TIMEOUT.as_millis() / SLOW.as_millis()) as usize;
 /// Pause between two attempts while the database is unavailable. Once it is back, no caller waits longer than this
 /// and a log-in.
-const RETRY_EVERY: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Pause after the password was refused, unless another is known earlier.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// Age from which an attempt that was not refused counts as a log-in under way.
@@ -52,7 +52,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Age at which a connection is closed. An added server, or a new address of the same name, thus gets its share.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Interval at which idle connections are checked.
-const REAP_EVERY: Duration = Duration::from_secs(10);
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An open connection and its age.
 struct Live {
@@ -292,7 +292,7 @@ impl Connections {
             // Connections that were opened with an older password continue to serve.
             Err(error) if is_refusal(&error) && state.open > 0 => {
                 self.pause(&mut state, error, REFUSED_PAUSE);
-                tokio::spawn(self.clone().ask_for_password(generation));
+                tokio::spawn(self.clone().request_password(generation));
             }
             Err(error) => {
                 // Another attempt would get the same answer: report it to all waiters.
@@ -333,7 +333,7 @@ impl Connections {
         if state.failure.is_none() {
             self.test_idle(state);
         }
-        self.pause(state, error, RETRY_EVERY);
+        self.pause(state, error, RETRY_INTERVAL);
         state.silent = silent;
     }
 
@@ -350,12 +350,12 @@ impl Connections {
     }
 
     /// Requests another password until there is one, or until the refused one is due to be tried again.
-    async fn ask_for_password(self: Arc<Self>, generation: u64) {
+    async fn request_password(self: Arc<Self>, generation: u64) {
         let Some(number) = self.settings.password.generation() else { return };
         let until = Instant::now() + REFUSED_PAUSE;
         while Instant::now() < until && self.state.lock().generation == generation {
             self.settings.password.refuse(number);
-            tokio::time::sleep(RING_AGAIN).await;
+            tokio::time::sleep(REFUSAL_INTERVAL).await;
         }
     }
 
@@ -501,7 +501,7 @@ impl Connections {
 /// Closes expired connections for as long as the pool exists.
 async fn reap(pool: Weak<Connections>) {
     loop {
-        tokio::time::sleep(REAP_EVERY).await;
+        tokio::time::sleep(REAP_INTERVAL).await;
         let Some(expired) = pool.upgrade().map(|pool| pool.take_expired()) else { return };
         for live in expired {
             close(live).await;

@@ -47,17 +47,20 @@ impl PgPool {
     }
 
     /// Retries with the next password when this one is refused.
-    async fn patiently<T, F: Future<Output = Result<T, Reason>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+    async fn patiently<T, F: Future<Output = Result<T, Reason>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T> {
         let password = &self.0.settings.password;
         let mut until = None;
         loop {
             let before = password.generation();
-            let asked = match before {
+            let outcome = match before {
                 // A log-in without a password would only be refused.
                 Some(NONE_YET) => Err(Arc::new(sqlx::Error::Io(std::io::Error::other(NO_PASSWORD_YET)))),
-                _ => ask().await,
+                _ => attempt().await,
             };
-            let reason = match asked {
+            let reason = match outcome {
                 Ok(connected) => return Ok(connected),
                 Err(reason) if is_refusal(&reason) || before == Some(NONE_YET) => reason,
                 Err(reason) => return Err(own(reason)),

@@ -11,8 +11,8 @@ use tokio::sync::{Notify, watch};
 pub(super) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Error of a caller that has waited for the first password in vain.
 pub(super) const NO_PASSWORD_YET: &str = "there is no token yet to log in to the database with";
-/// Interval at which a waiting caller requests another password.
-pub(super) const RING_AGAIN: Duration = Duration::from_millis(250);
+/// Interval at which a waiting caller reports the refused password again.
+pub(super) const REFUSAL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The generation before the first password.
 pub(super) const NONE_YET: u64 = 0;
@@ -21,7 +21,7 @@ pub(super) const NONE_YET: u64 = 0;
 #[derive(Clone)]
 pub struct Password {
     /// Signals that the database has refused the password.
-    bell: Arc<Notify>,
+    refusal: Arc<Notify>,
     /// Generation of the newest password that was refused.
     refused: Arc<AtomicU64>,
     /// Number of passwords so far. `None`: no task supplies further ones.
@@ -31,13 +31,13 @@ pub struct Password {
 impl Default for Password {
     fn default() -> Self {
         let generation = Arc::new(watch::Sender::new(None));
-        Password { bell: Arc::default(), refused: Arc::default(), generation }
+        Password { refusal: Arc::default(), refused: Arc::default(), generation }
     }
 }
 
 impl Password {
     /// Records that a task supplies further passwords.
-    pub fn keep_new(&self) {
+    pub fn expect_renewals(&self) {
         self.generation.send_if_modified(|generation| generation.replace(generation.unwrap_or(1)).is_none());
     }
 
@@ -66,13 +66,13 @@ impl Password {
     /// Records that the database has refused the password of this generation.
     pub(super) fn refuse(&self, number: u64) {
         self.refused.fetch_max(number, Ordering::SeqCst);
-        self.bell.notify_one();
+        self.refusal.notify_one();
     }
 
     /// Waits until the database has refused the current password.
     pub async fn refused(&self) {
         loop {
-            self.bell.notified().await;
+            self.refusal.notified().await;
             // A refusal of the previous password may be signalled late.
             if *self.generation.borrow() == Some(self.refused.load(Ordering::SeqCst)) {
                 return;
@@ -87,7 +87,7 @@ impl Password {
             loop {
                 self.refuse(before);
                 let other = generation.wait_for(|now| now.is_some_and(|number| number != before));
-                if let Ok(found) = tokio::time::timeout(RING_AGAIN, other).await {
+                if let Ok(found) = tokio::time::timeout(REFUSAL_INTERVAL, other).await {
                     return found.is_ok();
                 }
             }

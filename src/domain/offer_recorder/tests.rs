@@ -49,7 +49,7 @@ fn a_sale_that_begins_and_ends_within_a_message_is_written_once() {
 }
 
 #[test]
-fn a_glitch_takes_effect_when_a_second_sight_ten_minutes_later_agrees() {
+fn a_glitch_takes_effect_when_a_second_observation_ten_minutes_later_agrees() {
     let glitch = |minute| seen(minute, 10, 1000);
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(5)]);
     assert_eq!((held.counts.recorded, held.counts.quarantined, held.quarantined.len()), (1, 2, 1));
@@ -81,13 +81,14 @@ fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
 }
 
 /// An observation with the end of the sale that the store announces.
-fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+fn announced(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
 }
 
 #[test]
-fn an_end_that_the_store_tells_stays_with_its_sale() {
-    let changes = apply(&[told(1, 500, 99), told(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
+fn an_end_that_the_store_announces_stays_with_its_sale() {
+    let changes =
+        apply(&[announced(1, 500, 99), announced(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
     let ends: Vec<_> = changes.started_sales.iter().map(|sale| sale.ends_at).collect();
     assert_eq!(ends, [Some(at(99)), None]);
     assert_eq!(changes.offers[0].1.sale.unwrap().ends_at, None);
@@ -115,8 +116,8 @@ fn a_sale_that_is_resumed_within_a_message_is_one_row() {
 }
 
 #[test]
-fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
-    let changes = apply(&[told(0, 500, 10), seen(20, 1000, 1000)]);
+fn an_announced_end_between_two_observations_belongs_to_neither_transition() {
+    let changes = apply(&[announced(0, 500, 10), seen(20, 1000, 1000)]);
     let ends: Vec<_> = changes
         .events
         .iter()
@@ -136,8 +137,8 @@ fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
 }
 
 #[test]
-fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
-    let changes = apply(&[told(0, 500, 10)]);
+fn an_end_that_an_earlier_version_ignored_is_forgotten() {
+    let changes = apply(&[announced(0, 500, 10)]);
     let price = Price { observed_at: at(15), ..changes.offers[0].1 };
     let (mut later, rules) = (Changes::default(), Rules::default());
     let mut recorder = OfferRecorder::open(KnownOffer { price: Some(price), ..unseen() }, &rules, &mut later);
@@ -151,18 +152,18 @@ fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
 }
 
 #[test]
-fn a_glitch_that_is_confirmed_keeps_what_was_said_beside_it() {
-    let glitch = |minute| ObservedPrice { available: false, ..told(minute, 10, 500) };
+fn a_confirmed_glitch_keeps_the_other_fields_of_its_observation() {
+    let glitch = |minute| ObservedPrice { available: false, ..announced(minute, 10, 500) };
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!((held.counts.transitions.get("sale.started"), held.offers[0].1.available), (None, false));
-    let glitch = |minute| told(minute, 10, 15);
+    let glitch = |minute| announced(minute, 10, 15);
     let over = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!(over.started_sales[0].ended_at, Some(at(15)));
-    assert_eq!(over.offers[0].1.sale, None, "told as over already");
+    assert_eq!(over.offers[0].1.sale, None, "reported as over already");
 }
 
 #[test]
-fn the_same_sight_twice_writes_nothing() {
+fn the_same_observation_twice_writes_nothing() {
     let changes = apply(&[seen(0, 500, 1000), seen(0, 500, 1000), seen(0, 600, 1000)]);
     assert_eq!((changes.counts.recorded, changes.counts.unchanged), (1, 2));
     assert_eq!((changes.history.len(), changes.events.len(), changes.started_sales.len()), (1, 1, 1));
@@ -184,20 +185,20 @@ fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
     );
     let over =
         |minute, amount, end| ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) };
-    assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "told as over, and paid");
+    assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "reported as over, and paid");
     assert!(course(&[seen(1, 0, 2000), seen(2, 2000, 2000), seen(3, 0, 2000)]), "the first giveaway");
 }
 
 #[test]
-fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
-    let mut first = apply(&[told(0, 500, 10)]);
+fn an_end_that_is_moved_resumes_a_sale_that_was_over() {
+    let mut first = apply(&[announced(0, 500, 10)]);
     let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
     let events = |end, now| {
         let (mut later, rules) = (Changes::default(), Rules::default());
         let mut recorder = OfferRecorder::open(known.clone(), &rules, &mut later);
-        recorder.apply(&told(5, 500, end));
+        recorder.apply(&announced(5, 500, end));
         recorder.close();
-        later.resume_what_was_over(at(now));
+        later.resume_prolonged_sales(at(now));
         later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
     };
     let sale = known.price.unwrap().sale.map(|sale| sale.id);
@@ -208,7 +209,7 @@ fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
 }
 
 #[test]
-fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
+fn a_new_low_rings_even_if_it_costs_more_than_a_giveaway() {
     let changes = apply(&[seen(0, 2000, 2000), seen(1, 0, 2000), seen(2, 1500, 2000)]);
     let last = changes.events.last().unwrap();
     assert_eq!(
@@ -258,7 +259,7 @@ impl Stored {
     }
 
     /// Description of the whole state, with sales numbered in place of their ids.
-    fn told(&self) -> Vec<String> {
+    fn describe(&self) -> Vec<String> {
         let number = |id: SaleId| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
         let price = self.price.map(|price| {
             let open = price.sale.map(|sale| (number(sale.id), Sale { id: SaleId::nil(), ..sale }));
@@ -293,7 +294,7 @@ impl Stored {
 
 /// Applies messages. With `looks`, the schedule runs after each message: at its last observation, and half-way to the
 /// next one.
-fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
+fn record(messages: &[&[ObservedPrice]], with_schedule: bool) -> Stored {
     let (mut stored, rules) = (Stored::default(), Rules::default());
     let offer = unseen();
     for (n, message) in messages.iter().enumerate() {
@@ -303,7 +304,7 @@ fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
         message.iter().for_each(|seen| recorder.apply(seen));
         recorder.close();
         stored.write(changes);
-        let Some(next) = messages.get(n + 1).filter(|_| looks) else { continue };
+        let Some(next) = messages.get(n + 1).filter(|_| with_schedule) else { continue };
         let last = message.last().unwrap().observed_at;
         for by in [last, last + (next[0].observed_at - last) / 2] {
             let mut changes = Changes::default();
@@ -324,7 +325,7 @@ proptest! {
     /// Price, sales, history, events and counts do not depend on how observations are split into messages, or on when
     /// the schedule runs in between.
     #[test]
-    fn messages_are_no_matter(
+    fn the_division_into_messages_does_not_matter(
         observed in prop::collection::vec(
             (0_i64..60, prop::sample::select(vec![0, 500, 700, 900, 1000, 1000]), prop::bool::weighted(0.9),
                 prop::option::weighted(0.3, -1_i64..12)), 1..30),
@@ -355,8 +356,8 @@ proptest! {
         }
         let silent = |event: &Event| event.new_low && event.price.sale.is_some() && !event.rings;
         prop_assert!(!whole.events.iter().any(silent));
-        let whole = whole.told();
-        prop_assert_eq!(&record(&messages, false).told(), &whole);
-        prop_assert_eq!(&record(&messages, true).told(), &whole);
+        let whole = whole.describe();
+        prop_assert_eq!(&record(&messages, false).describe(), &whole);
+        prop_assert_eq!(&record(&messages, true).describe(), &whole);
     }
 }

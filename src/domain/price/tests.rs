@@ -83,7 +83,7 @@ fn a_sale_runs_its_course() {
 }
 
 #[test]
-fn a_first_sight_below_the_regular_price_is_a_sale_and_no_new_low() {
+fn a_first_observation_below_the_regular_price_is_a_sale_and_not_a_new_low() {
     assert_eq!(kinds(&[seen(0, 500, 1000)]), [("sale.started", false)]);
     assert_eq!(kinds(&[seen(0, 0, 1000)]), [("sale.started", false)]);
     assert_eq!(kinds(&[seen(0, 0, 0)]), [("first.seen", false)]);
@@ -98,7 +98,7 @@ fn a_low_that_is_only_reached_again_is_not_new() {
 }
 
 #[test]
-fn of_two_prices_at_one_instant_the_lower_stands_whichever_comes_first() {
+fn of_two_prices_at_one_instant_the_lower_counts_whichever_comes_first() {
     assert_eq!(kinds(&[seen(0, 500, 1000), seen(0, 700, 1000)]), [("sale.started", false)]);
     assert_eq!(
         kinds(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(1, 500, 1000)]),
@@ -119,7 +119,7 @@ fn glitches_are_held_back() {
 }
 
 #[test]
-fn what_was_believed_is_not_doubted_again() {
+fn a_price_that_was_accepted_is_not_questioned_again() {
     let rules = Rules::default();
     let believed = match observe(None, &seen(0, 10, 1000), &rules, true) {
         Outcome::Changed(change) => change.after,
@@ -139,7 +139,7 @@ fn a_game_may_become_free_to_play() {
 }
 
 #[test]
-fn the_past_is_not_measured_by_the_present() {
+fn the_past_is_not_compared_with_the_present() {
     let dollars = ObservedPrice { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
     assert_eq!(kinds(&[seen(1, 1000, 1000), dollars]), [("first.seen", false), ("stale", false)]);
 }
@@ -152,7 +152,7 @@ fn a_better_cut_rings_even_for_a_higher_price() {
 }
 
 #[test]
-fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
+fn a_trusted_change_of_currency_ends_the_sale_and_starts_another() {
     let before = match observe(None, &seen(0, 500, 1000), &Rules::default(), false) {
         Outcome::Changed(change) => change.after,
         other => panic!("{other:?}"),
@@ -189,7 +189,7 @@ fn course(observed: &[ObservedPrice]) -> Vec<(&'static str, bool, Option<usize>)
 }
 
 #[test]
-fn a_giveaway_is_no_low_and_the_first_one_is_news() {
+fn a_giveaway_is_not_a_low_and_only_the_first_one_is_news() {
     let amounts = [2000, 1500, 2000, 0, 2000, 400, 2000, 0];
     let observed: Vec<ObservedPrice> =
         amounts.iter().enumerate().map(|(n, amount)| seen(n as i64 * 400, *amount, 2000)).collect();
@@ -204,7 +204,7 @@ fn a_giveaway_is_no_low_and_the_first_one_is_news() {
 }
 
 #[test]
-fn what_was_only_ever_free_has_no_low() {
+fn an_offer_that_was_only_ever_free_has_no_low() {
     let (price, free) = changes(&[seen(0, 0, 2000)]);
     let price = price.unwrap();
     assert_eq!((price.low, price.was_free_at, free[0].new_low), (None, Some(at(0)), false));
@@ -263,7 +263,7 @@ fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
 }
 
 #[test]
-fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
+fn paid_prices_are_not_compared_with_a_giveaway() {
     let course = |amounts: &[i64]| {
         let observed: Vec<ObservedPrice> =
             amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
@@ -285,13 +285,13 @@ fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
 }
 
 /// An observation at this minute with the end of the sale that the store announces.
-fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+fn announced(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
 }
 
 #[test]
 fn a_sale_is_over_when_its_store_said_so() {
-    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+    let (price, _) = changes(&[seen(0, 2000, 2000), announced(1, 1000, 100)]);
     let price = price.unwrap();
     assert!(price.is_on_sale(at(99)) && !price.is_on_sale(at(100)));
     assert_eq!((price.unknown_since(at(99)), price.unknown_since(at(100))), (None, Some(at(100))));
@@ -305,27 +305,36 @@ fn a_sale_is_over_when_its_store_said_so() {
 }
 
 #[test]
-fn an_end_that_is_told_again_counts_without_a_change_of_price() {
+fn a_newly_announced_end_counts_without_a_change_of_price() {
     let ends = |observed: &[ObservedPrice]| changes(observed).0.unwrap().sale.map(|sale| sale.ends_at);
-    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 200)]), Some(Some(at(200))));
-    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 50)]), Some(Some(at(50))), "a nearer one too");
+    assert_eq!(ends(&[announced(1, 1000, 100), announced(2, 1000, 200)]), Some(Some(at(200))));
     assert_eq!(
-        ends(&[told(1, 1000, 100), seen(2, 1000, 2000)]),
+        ends(&[announced(1, 1000, 100), announced(2, 1000, 50)]),
+        Some(Some(at(50))),
+        "a nearer one too"
+    );
+    assert_eq!(
+        ends(&[announced(1, 1000, 100), seen(2, 1000, 2000)]),
         Some(Some(at(100))),
         "silence changes nothing"
     );
-    assert_eq!(ends(&[seen(1, 1000, 2000), told(2, 1000, 100)]), Some(Some(at(100))));
+    assert_eq!(ends(&[seen(1, 1000, 2000), announced(2, 1000, 100)]), Some(Some(at(100))));
     assert_eq!(
-        ends(&[told(1, 1000, 100), told(1, 1000, 200)]),
+        ends(&[announced(1, 1000, 100), announced(1, 1000, 200)]),
         Some(Some(at(200))),
         "at one instant the later"
     );
-    assert_eq!(ends(&[told(1, 1000, 200), told(1, 1000, 100)]), Some(Some(at(200))), "in either order");
+    assert_eq!(
+        ends(&[announced(1, 1000, 200), announced(1, 1000, 100)]),
+        Some(Some(at(200))),
+        "in either order"
+    );
 }
 
 #[test]
-fn after_the_told_end_the_next_sight_says_what_it_is() {
-    let course = |last: ObservedPrice| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
+fn after_the_announced_end_the_next_observation_decides() {
+    let course =
+        |last: ObservedPrice| course(&[seen(0, 2000, 2000), announced(1, 1000, 100), last])[2..].to_vec();
     assert_eq!(
         course(seen(100, 1000, 2000)),
         [("sale.resumed", false, Some(0))],
@@ -338,16 +347,16 @@ fn after_the_told_end_the_next_sight_says_what_it_is() {
 }
 
 #[test]
-fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end() {
-    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+fn an_observation_before_a_passed_end_opens_a_sale_only_with_a_later_end() {
+    let (price, _) = changes(&[seen(0, 2000, 2000), announced(1, 1000, 100)]);
     let over = price.unwrap().lapse(at(150)).unwrap();
-    for late in [seen(50, 1000, 2000), told(50, 1000, 100), told(50, 1000, 90)] {
+    for late in [seen(50, 1000, 2000), announced(50, 1000, 100), announced(50, 1000, 90)] {
         let Outcome::Unchanged { after } = observe(Some(&over), &late, &Rules::default(), false) else {
             panic!("{late:?}")
         };
         assert_eq!((after.sale, after.unknown_since(at(150))), (None, Some(at(100))), "{late:?}");
     }
-    match observe(Some(&over), &told(50, 1000, 200), &Rules::default(), false) {
+    match observe(Some(&over), &announced(50, 1000, 200), &Rules::default(), false) {
         Outcome::Changed(change) => {
             assert_eq!(
                 (change.kind, change.after.sale.unwrap().ends_at),
@@ -359,21 +368,21 @@ fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end(
 }
 
 #[test]
-fn a_sale_that_is_told_as_over_is_none() {
-    assert_eq!(kinds(&[told(5, 1000, 5)]), [("first.seen", false)]);
+fn a_sale_that_is_reported_as_over_is_not_a_sale() {
+    assert_eq!(kinds(&[announced(5, 1000, 5)]), [("first.seen", false)]);
     assert_eq!(
-        kinds(&[seen(0, 2000, 2000), told(5, 1000, 4)]),
+        kinds(&[seen(0, 2000, 2000), announced(5, 1000, 4)]),
         [("first.seen", false), ("price.lowered", true)]
     );
-    let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
+    let (price, changes) = changes(&[seen(0, 1000, 2000), announced(5, 1000, 4)]);
     assert_eq!((changes[1].kind, changes[1].reason), (TransitionKind::SaleEnded, Some(EndReason::ToldEnd)));
     assert!(!price.unwrap().is_on_sale(at(5)));
     // An end announced with a price that is not a sale has no effect.
-    assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
+    assert_eq!(kinds(&[announced(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
 }
 
 #[test]
-fn what_cannot_be_bought_is_no_sale_and_no_low() {
+fn an_offer_that_cannot_be_bought_is_neither_a_sale_nor_a_low() {
     let gone = |minute, amount| ObservedPrice { available: false, ..seen(minute, amount, 2000) };
     assert_eq!(kinds(&[gone(0, 1000)]), [("first.seen", false)]);
     assert_eq!(
@@ -404,7 +413,7 @@ fn what_cannot_be_bought_is_no_sale_and_no_low() {
     );
     assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
     let (price, _) =
-        changes(&[told(0, 1000, 60), ObservedPrice { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
+        changes(&[announced(0, 1000, 60), ObservedPrice { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
     assert_eq!(
         price.unwrap().sale.and_then(|sale| sale.ends_at),
         Some(at(60)),
@@ -449,15 +458,15 @@ impl Model {
         let mut model = Model { sales: Vec::new(), low: paid.min() };
         let mut end = None;
         for (n, seen) in standing.iter().enumerate() {
-            let told = seen.sale_ends_at.filter(|_| seen.amount < 2000);
+            let announced = seen.sale_ends_at.filter(|_| seen.amount < 2000);
             let is_sale =
-                seen.available && seen.amount < 2000 && told.is_none_or(|end| end > seen.observed_at);
+                seen.available && seen.amount < 2000 && announced.is_none_or(|end| end > seen.observed_at);
             if !is_sale {
                 end = None;
                 continue;
             }
             // Without an announcement the end stays as announced before, until it has passed.
-            end = told.or(end.filter(|end| *end > seen.observed_at));
+            end = announced.or(end.filter(|end| *end > seen.observed_at));
             let next = standing.get(n + 1).map(|next| next.observed_at);
             let until =
                 [end, next].into_iter().flatten().min().filter(|until| next.is_some() || *until <= now);
@@ -495,7 +504,7 @@ fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
 proptest! {
     /// Sales are the stretches below the regular price, joined if no more than six hours lie between them.
     #[test]
-    fn sales_are_stretches_with_six_hours_between(observed in observed()) {
+    fn sales_are_at_least_six_hours_apart(observed in observed()) {
         let now = observed.last().unwrap().observed_at;
         let model = Model::of(&observed, now);
         let (price, changes) = changes(&observed);
@@ -522,7 +531,7 @@ proptest! {
     /// A first price on sale, a sale that begins long after the last one, and a price below the previous one ring; a
     /// price that was as low a moment ago never does. Giveaways are not compared with paid prices.
     #[test]
-    fn what_rings_is_better_than_what_was(observed in observed()) {
+    fn every_price_that_rings_is_better_than_the_earlier_ones(observed in observed()) {
         let (_, changes) = changes(&observed);
         let mut known: std::collections::HashMap<SaleId, (Best, bool)> = Default::default();
         let mut open = None;
@@ -545,7 +554,7 @@ proptest! {
     /// In whatever order observations come, the price is that of the newest instant (the lower of two), the low is the
     /// lowest that took effect, and reporting everything twice changes nothing.
     #[test]
-    fn the_newest_sight_stands(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
+    fn the_newest_observation_counts(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
         let observed: Vec<ObservedPrice> = observed.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
         let (mut price, mut low) = (None::<Price>, i64::MAX);
         for round in 0..2 {

@@ -57,7 +57,7 @@ fn csv_lines_are_counted_through_quotes_blank_lines_and_both_line_ends() {
 }
 
 #[test]
-fn old_spreadsheets_end_lines_with_a_carriage_return_alone() {
+fn old_spreadsheets_end_lines_with_only_a_carriage_return() {
     assert_eq!(
         read(FeedFormat::Csv, "a;b\r1;\"x\ny\"\r\r3;z"),
         [fields(1, &["a", "b"]), fields(2, &["1", "x\ny"]), fields(4, &["3", "z"])]
@@ -78,7 +78,7 @@ fn a_record_beyond_the_limit_is_broken_and_the_next_is_read() {
         read_through(1000, FeedFormat::Csv, As::default(), just_fits.as_bytes())[1].1,
         Content::Fields(_)
     ));
-    let wide = format!("a\n{}\nb\n", ",".repeat(MOST_COLUMNS));
+    let wide = format!("a\n{}\nb\n", ",".repeat(MAX_COLUMNS));
     assert!(matches!(&read(FeedFormat::Csv, &wide)[1].1, Content::Broken(why) if why.contains("columns")));
 }
 
@@ -94,7 +94,7 @@ fn json_lines_are_counted_and_invalid_utf8_is_one_broken_line() {
 }
 
 #[test]
-fn the_delimiter_is_what_the_header_has_most_of() {
+fn the_delimiter_is_the_most_frequent_candidate_in_the_header() {
     for (header, delimiter) in [
         ("a,b;c,d", b','),
         ("a;b;c", b';'),
@@ -312,7 +312,7 @@ fn an_open_quote_in_the_header_swallows_no_rows() {
 }
 
 #[test]
-fn an_unclosed_quote_is_not_looked_for_over_and_over() {
+fn an_unclosed_quote_is_not_searched_for_again_and_again() {
     // Every line opens a quotation mark that the next one closes before it opens another.
     let line = b"\",\",\n";
     let rows = 200_000;
@@ -325,8 +325,8 @@ fn an_unclosed_quote_is_not_looked_for_over_and_over() {
         read += 1;
     }
     assert_eq!(read, rows);
-    let most = input.len() as u64 * LOOK_AGAIN + LOOK_AGAIN_GRACE + LONGEST_RECORD as u64;
-    assert!(records.looked_again <= most, "{}", records.looked_again);
+    let most = input.len() as u64 * REREAD_FACTOR + REREAD_GRACE + LONGEST_RECORD as u64;
+    assert!(records.examined_ahead <= most, "{}", records.examined_ahead);
     assert!(records.lines.window.capacity() <= 2 * WINDOW, "{}", records.lines.window.capacity());
 }
 
@@ -409,7 +409,7 @@ proptest! {
     }
 
     #[test]
-    fn marks_in_what_programs_write_give_no_row_a_cell_of_another(
+    fn quotes_in_records_written_by_programs_give_no_row_a_cell_of_another(
         cells in prop::collection::vec(prop::collection::vec(0_usize..10, 1..5), 2..40),
         (columns, delimiter, price) in (3_usize..6, 0_usize..3, any::<prop::sample::Index>()),
         marks in prop::collection::vec((any::<prop::sample::Index>(), 1_usize..3), 1..8),
@@ -448,7 +448,7 @@ proptest! {
     }
 
     #[test]
-    fn what_programs_write_comes_back(
+    fn records_written_by_programs_are_read_back(
         rows in prop::collection::vec(prop::collection::vec(prop::collection::vec(0_usize..12, 0..8), 3), 1..8),
         (delimiter, price, always, returns) in (0_usize..3, 0_usize..4, any::<bool>(), any::<bool>()),
     ) {
@@ -489,7 +489,7 @@ proptest! {
     }
 
     #[test]
-    fn what_programs_write_is_never_read_as_something_else(
+    fn records_written_by_programs_are_never_misread(
         rows in prop::collection::vec(prop::collection::vec("[ab ,;\t\"\n]{0,12}", 3), 1..8),
         (delimiter, price) in (0_usize..3, 0_usize..4),
     ) {

@@ -17,7 +17,7 @@ const RSS: &str = r#"<?xml version="1.0"?>
 </channel></rss>"#;
 
 #[test]
-fn items_have_their_own_attributes_and_not_those_inside_of_them() {
+fn items_have_their_own_attributes_and_not_those_of_nested_elements() {
     let mut items = items(RSS);
     let first = items.read_next().unwrap().unwrap();
     let attributes = first.attributes.unwrap();
@@ -109,7 +109,7 @@ fn elements_count_by_their_namespace() {
 }
 
 #[test]
-fn the_words_of_google_go_before_those_of_the_feed() {
+fn the_elements_of_google_take_precedence_over_those_of_the_feed() {
     let feed = |inside: &str| format!("<rss><channel><item>{inside}</item></channel></rss>");
     // An undeclared `g:` is Google's. Empty elements are ignored.
     let both = feed(
@@ -161,7 +161,7 @@ fn text_is_read_as_shops_write_it() {
 }
 
 #[test]
-fn elements_inside_of_an_attribute_are_not_passed_over() {
+fn elements_inside_an_attribute_are_not_ignored() {
     let feed = |inside: &str| format!("<rss xmlns:g='{GOOGLE}' xmlns:c='c'><item>{inside}</item></rss>");
     let mixed = |inside: &str| items(&feed(inside)).read_next().unwrap().unwrap().mixed;
     for (inside, expected) in [
@@ -203,7 +203,7 @@ fn an_item_without_end_is_refused_and_the_next_is_read() {
         assert_eq!(items.read_next().unwrap().unwrap().attributes.unwrap()[0].1, "2", "{unit:.40}");
     }
     let name = "x".repeat(LONGEST_NAME + 1);
-    let bindings: String = (0..=MOST_BINDINGS).map(|number| format!(" xmlns:p{number}='u'")).collect();
+    let bindings: String = (0..=MAX_BINDINGS).map(|number| format!(" xmlns:p{number}='u'")).collect();
     for endless in [
         format!("<rss><{name}/>"),
         format!("<rss{bindings}><item/></rss>"),
@@ -215,7 +215,7 @@ fn an_item_without_end_is_refused_and_the_next_is_read() {
 }
 
 #[test]
-fn what_is_endless_is_refused() {
+fn endless_input_is_refused() {
     let long_item =
         format!("<rss><item><id>{}</id></item><item><id>2</id></item></rss>", "x".repeat(100_000));
     let mut read = items(&long_item);

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::piece::{StrayBlob, blocking};
 
-/// Most bytes read at once.
+/// Maximum number of bytes read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
 /// Interval at which a caller that waits for a blocking thread checks whether the file system still answers.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Age below which a blob is not an orphan: the row of its file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
@@ -64,7 +64,7 @@ impl Directory {
         });
         let mut working = pin!(working);
         loop {
-            match timeout(LOOK_EVERY, working.as_mut()).await {
+            match timeout(CHECK_INTERVAL, working.as_mut()).await {
                 Ok(done) => return done,
                 Err(_) => mount.check()?,
             }
@@ -300,7 +300,7 @@ mod tests {
     use crate::domain::ids::FileId;
 
     #[tokio::test]
-    async fn nobody_waits_for_a_file_system_that_turns_out_to_hang() {
+    async fn no_caller_waits_for_a_file_system_that_turns_out_to_hang() {
         let mount = Mount::found(None);
         let directory = Directory::new("/proc".into(), 0, Some(mount.clone()));
         let (release, held) = std::sync::mpsc::channel::<()>();
@@ -308,10 +308,10 @@ mod tests {
         let mut hangs = pin!(hangs);
         assert!(timeout(Duration::from_millis(50), hangs.as_mut()).await.is_err(), "it is under way");
         mount.becomes(Some("does not answer"));
-        assert!(super::super::is_away(&hangs.await.unwrap_err()));
+        assert!(super::super::is_unavailable(&hangs.await.unwrap_err()));
         // No further thread is lost to the file system, and no byte of an open file is touched.
-        let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
-        assert!(super::super::is_away(&looked.unwrap_err()));
+        let outcome = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
+        assert!(super::super::is_unavailable(&outcome.unwrap_err()));
         let piece =
             DirectoryWriter { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
         assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());
@@ -324,23 +324,23 @@ mod tests {
         let root = Path::new("/usr").to_owned();
         let directory = Directory::new(root, 0, Some(Mount::found(None)));
         let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
-        let away = |error: io::Error| super::super::is_away(&error);
-        assert!(away(directory.free().await.unwrap_err()));
-        assert!(away(directory.open(&place, 0).await.err().unwrap()));
-        assert!(away(directory.read(&place, 0, 1).await.err().unwrap()));
-        assert!(away(directory.remove(&place).await.unwrap_err()));
-        assert!(away(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
-        assert!(away(directory.list_old(SystemTime::now()).await.err().unwrap()));
+        let unavailable = |error: io::Error| super::super::is_unavailable(&error);
+        assert!(unavailable(directory.free().await.unwrap_err()));
+        assert!(unavailable(directory.open(&place, 0).await.err().unwrap()));
+        assert!(unavailable(directory.read(&place, 0, 1).await.err().unwrap()));
+        assert!(unavailable(directory.remove(&place).await.unwrap_err()));
+        assert!(unavailable(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
+        assert!(unavailable(directory.list_old(SystemTime::now()).await.err().unwrap()));
         assert!(!directory.path(&place).unwrap().parent().unwrap().exists());
     }
 
     #[test]
-    fn no_place_leads_out_of_the_directory() {
+    fn no_place_is_outside_the_directory() {
         let directory = Directory::new("/srv/files".into(), 0, None);
         let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
-        for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
-            assert!(directory.path(wrong).is_err(), "{wrong}");
+        for invalid in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
+            assert!(directory.path(invalid).is_err(), "{invalid}");
         }
     }
 }

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use self::directory::Directory;
 use self::mount::Mount;
-pub use self::mount::is_away;
+pub use self::mount::is_unavailable;
 use self::multipart::PartWriter;
 use self::piece::write_hashed;
 pub use self::piece::{Cut, OpenUpload, StrayBlob, WriterState};
@@ -59,7 +59,7 @@ impl Blobs {
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Blobs::Directory(directory) => directory.reason(),
-            Blobs::S3(s3) => s3.gathered_in().reason(),
+            Blobs::S3(s3) => s3.scratch().reason(),
         }
     }
 
@@ -77,7 +77,7 @@ impl Blobs {
     pub async fn free(&self) -> io::Result<u64> {
         match self {
             Blobs::Directory(directory) => directory.free().await,
-            Blobs::S3(s3) => Ok(if s3.gathered_in().free().await? > 0 { u64::MAX } else { 0 }),
+            Blobs::S3(s3) => Ok(if s3.scratch().free().await? > 0 { u64::MAX } else { 0 }),
         }
     }
 
@@ -220,7 +220,7 @@ impl BlobWriter {
         match self {
             BlobWriter::Directory(piece) => match piece.file() {
                 Ok(file) => write_hashed(file, pieces, hasher),
-                Err(away) => tokio::spawn(std::future::ready(Err(away))),
+                Err(error) => tokio::spawn(std::future::ready(Err(error))),
             },
             BlobWriter::S3(piece) => piece.write(pieces, hasher),
         }

@@ -25,7 +25,7 @@ const HANGS: &str = "does not answer";
 #[derive(Clone)]
 pub struct Mount {
     seen: Arc<Mutex<Seen>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 #[derive(Default)]
@@ -34,24 +34,24 @@ struct Seen {
     /// Start of the check in progress.
     since: Option<Instant>,
     /// Whether it has been logged that the file system hangs.
-    told: bool,
+    hang_logged: bool,
 }
 
 /// Error of an operation while the file system of `files.directory` is unavailable: nothing was read or written.
 #[derive(Debug)]
-pub struct Away(&'static str);
+pub struct MountUnavailable(&'static str);
 
-impl fmt::Display for Away {
+impl fmt::Display for MountUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the file system of files.directory {}", self.0)
     }
 }
 
-impl std::error::Error for Away {}
+impl std::error::Error for MountUnavailable {}
 
 /// Whether an operation failed only because the file system is not mounted or does not answer.
-pub fn is_away(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Away>())
+pub fn is_unavailable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<MountUnavailable>())
         || error.kind() == io::ErrorKind::TimedOut
         || error.raw_os_error() == Some(ESTALE)
 }
@@ -66,14 +66,14 @@ impl Mount {
     /// The file system is unavailable now.
     pub fn watch(path: &Path) -> io::Result<Mount> {
         let owned = path.to_owned();
-        look(path).map_err(|(_, detail)| io::Error::other(detail))?;
-        Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || look(&owned))
+        probe(path).map_err(|(_, detail)| io::Error::other(detail))?;
+        Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || probe(&owned))
     }
 
     /// A mount that is not polled, with a fixed problem.
     #[cfg(test)]
     pub fn found(problem: Option<&'static str>) -> Mount {
-        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: MOUNT_TIMEOUT }
+        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), timeout: MOUNT_TIMEOUT }
     }
 
     #[cfg(test)]
@@ -83,8 +83,8 @@ impl Mount {
 
     fn watch_with(
         pause: Duration,
-        patience: Duration,
-        look: impl Fn() -> Result<(), Problem> + Send + 'static,
+        timeout: Duration,
+        probe: impl Fn() -> Result<(), Problem> + Send + 'static,
     ) -> io::Result<Mount> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let watched = Arc::downgrade(&seen);
@@ -95,21 +95,21 @@ impl Mount {
                 let Some(seen) = watched.upgrade() else { return };
                 seen.lock().since = Some(Instant::now());
                 drop(seen);
-                let found = look();
+                let found = probe();
                 let Some(seen) = watched.upgrade() else { return };
                 seen.lock().note(found);
             }
         })?;
-        Ok(Mount { seen, patience })
+        Ok(Mount { seen, timeout })
     }
 
     /// Problem of the file system in a few words, which may be shown to any client.
     pub fn reason(&self) -> Option<&'static str> {
         let mut seen = self.seen.lock();
-        if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
+        if seen.since.is_none_or(|since| since.elapsed() < self.timeout) {
             return seen.problem;
         }
-        if !std::mem::replace(&mut seen.told, true) {
+        if !std::mem::replace(&mut seen.hang_logged, true) {
             log::error!(target: "salebell::files", "the file system of files.directory {HANGS}: uploads are refused");
         }
         Some(HANGS)
@@ -118,16 +118,16 @@ impl Mount {
     /// Refuses work on an unavailable file system.
     ///
     /// # Errors
-    /// `Away`: the file system is unavailable according to the last check.
+    /// `MountUnavailable`: the file system is unavailable according to the last check.
     pub fn check(&self) -> io::Result<()> {
-        self.reason().map_or(Ok(()), |what| Err(io::Error::other(Away(what))))
+        self.reason().map_or(Ok(()), |what| Err(io::Error::other(MountUnavailable(what))))
     }
 }
 
 impl Seen {
     fn note(&mut self, found: Result<(), Problem>) {
-        let before = self.problem.is_some() || self.told;
-        (self.since, self.told) = (None, false);
+        let before = self.problem.is_some() || self.hang_logged;
+        (self.since, self.hang_logged) = (None, false);
         self.problem = found.as_ref().err().map(|(what, _)| *what);
         match found {
             Err((_, detail)) if !before => {
@@ -142,7 +142,7 @@ impl Seen {
 }
 
 /// Checks the file system once. Blocks for as long as the file system does.
-fn look(path: &Path) -> Result<(), Problem> {
+fn probe(path: &Path) -> Result<(), Problem> {
     let named = |detail: String| format!("files.directory {}: {detail}", path.display());
     match is_mounted(path) {
         Ok(true) => {}
@@ -168,11 +168,11 @@ fn is_of_root(found: &fs::Metadata) -> io::Result<bool> {
 /// Checks whether a file system is mounted there. Blocks.
 ///
 /// # Errors
-/// Errors of the file system; `Away`: nothing is mounted there.
+/// Errors of the file system; `MountUnavailable`: nothing is mounted there.
 pub fn require_mounted(path: &Path) -> io::Result<()> {
     match is_mounted(path) {
-        Ok(false) => Err(io::Error::other(Away("is not mounted"))),
-        looked => looked.map(drop),
+        Ok(false) => Err(io::Error::other(MountUnavailable("is not mounted"))),
+        outcome => outcome.map(drop),
     }
 }
 
@@ -180,9 +180,9 @@ pub fn require_mounted(path: &Path) -> io::Result<()> {
 /// mounted again since.
 ///
 /// # Errors
-/// Errors of the file system; `Away`: the file is on the root's file system.
+/// Errors of the file system; `MountUnavailable`: the file is on the root's file system.
 pub fn require_elsewhere(found: &fs::Metadata) -> io::Result<()> {
-    if is_of_root(found)? { Err(io::Error::other(Away("is not mounted"))) } else { Ok(()) }
+    if is_of_root(found)? { Err(io::Error::other(MountUnavailable("is not mounted"))) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -209,23 +209,23 @@ mod tests {
             "files.directory /: files.mounted is set, and no file system is mounted there"
         );
         assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
-        assert!(is_away(&require_mounted(Path::new("/")).unwrap_err()));
+        assert!(is_unavailable(&require_mounted(Path::new("/")).unwrap_err()));
         assert!(require_mounted(Path::new("/proc")).is_ok());
         assert!(require_elsewhere(&fs::metadata("/proc").unwrap()).is_ok());
-        assert!(is_away(&require_elsewhere(&fs::metadata("/").unwrap()).unwrap_err()));
+        assert!(is_unavailable(&require_elsewhere(&fs::metadata("/").unwrap()).unwrap_err()));
     }
 
     #[test]
-    fn a_file_system_that_hangs_is_away_and_keeps_nobody_waiting() {
-        let (answer, looks) = mpsc::channel::<Result<(), Problem>>();
-        let (pause, patience) = (Duration::from_millis(1), Duration::from_millis(50));
-        let mount = Mount::watch_with(pause, patience, move || looks.recv().unwrap_or(Ok(()))).unwrap();
+    fn a_file_system_that_hangs_is_unavailable_and_keeps_no_caller_waiting() {
+        let (answer, results) = mpsc::channel::<Result<(), Problem>>();
+        let (pause, timeout) = (Duration::from_millis(1), Duration::from_millis(50));
+        let mount = Mount::watch_with(pause, timeout, move || results.recv().unwrap_or(Ok(()))).unwrap();
         assert!(mount.check().is_ok(), "before its time is over");
         eventually("it hangs", || mount.reason() == Some(HANGS));
-        let asked = Instant::now();
+        let began = Instant::now();
         let error = mount.check().unwrap_err();
-        assert!(asked.elapsed() < patience, "{:?}", asked.elapsed());
-        assert!(is_away(&error), "{error}");
+        assert!(began.elapsed() < timeout, "{:?}", began.elapsed());
+        assert!(is_unavailable(&error), "{error}");
         assert_eq!(error.to_string(), "the file system of files.directory does not answer");
         // The file system answers with an error first, and then without one.
         answer.send(Err(("cannot be looked at", "an error".to_owned()))).unwrap();
@@ -240,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn what_gave_up_is_away_too_and_a_full_disk_is_not() {
-        assert!(is_away(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
-        assert!(is_away(&io::Error::from_raw_os_error(ESTALE)));
-        assert!(!is_away(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));
-        assert!(!is_away(&io::Error::other("something else")));
+    fn a_mount_that_gave_up_is_unavailable_and_a_full_disk_is_not() {
+        assert!(is_unavailable(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
+        assert!(is_unavailable(&io::Error::from_raw_os_error(ESTALE)));
+        assert!(!is_unavailable(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));
+        assert!(!is_unavailable(&io::Error::other("something else")));
     }
 }

@@ -25,7 +25,8 @@ use super::pending_parts::{PART, PendingParts};
 use super::piece::{Cut, WriterState, blocking, write_hashed};
 use super::s3::S3;
 
-/// Most parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them has arrived.
+/// Maximum number of parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them
+/// has arrived.
 const PARTS_AT_ONCE: usize = 3;
 /// Interval at which a tail is written, unless a part is full or a request waits for it. Each tail costs a request to
 /// S3.
@@ -72,9 +73,9 @@ impl PartWriter {
         progress: Option<&WriterState>,
     ) -> io::Result<PartWriter> {
         let s3 = s3.clone();
-        let gathered = PendingParts::read(progress)?;
-        let tail = s3.tail(&gathered, gathered.rest(length)?).await?;
-        let folder = s3.gathered_in().root().to_owned();
+        let pending = PendingParts::read(progress)?;
+        let tail = s3.tail(&pending, pending.rest(length)?).await?;
+        let folder = s3.scratch().root().to_owned();
         let scratch = blocking(move || {
             let mut scratch = unnamed_file(&folder)?;
             scratch.write_all(&tail)?;
@@ -84,10 +85,10 @@ impl PartWriter {
         let put = |etag: &String| std::future::ready(Ok(etag.clone())).boxed().shared();
         let state = State {
             length,
-            upload: gathered.upload.clone(),
-            parts: gathered.parts.iter().map(put).collect(),
-            opened_parts: gathered.parts.len(),
-            synced: (length, gathered),
+            upload: pending.upload.clone(),
+            parts: pending.parts.iter().map(put).collect(),
+            opened_parts: pending.parts.len(),
+            synced: (length, pending),
             synced_at: Instant::now(),
             old_tails: Vec::new(),
             held: None,
@@ -124,9 +125,9 @@ impl PartWriter {
             (state.length, state.upload.clone(), state.parts.iter().take(whole).cloned().collect())
         };
         Box::pin(async move {
-            let gathered = piece.make_durable(length, upload, parts).await;
+            let pending = piece.make_durable(length, upload, parts).await;
             piece.let_go();
-            Ok(Some(serde_json::to_value(gathered?)?))
+            Ok(Some(serde_json::to_value(pending?)?))
         })
     }
 
@@ -146,7 +147,7 @@ impl PartWriter {
         }
         let parts = arrived(parts).await?;
         let tail = if length > behind {
-            let bytes = self.gathered(behind, length).await?;
+            let bytes = self.pending_bytes(behind, length).await?;
             // The name is never written twice: an abandoned attempt that arrives late brings the same bytes.
             let name = format!("{}.{}", self.0.place, Uuid::now_v7().simple());
             self.0.s3.put(&name, bytes).await?;
@@ -154,11 +155,11 @@ impl PartWriter {
         } else {
             None
         };
-        let gathered = PendingParts { upload, parts, tail };
+        let pending = PendingParts { upload, parts, tail };
         let mut state = self.0.state.lock();
         state.old_tails.extend(last.tail);
-        (state.synced, state.synced_at) = ((length, gathered.clone()), Instant::now());
-        Ok(gathered)
+        (state.synced, state.synced_at) = ((length, pending.clone()), Instant::now());
+        Ok(pending)
     }
 
     /// Releases the part that was held, if it has arrived in the meantime.
@@ -209,9 +210,9 @@ impl PartWriter {
             (state.length, state.upload.clone(), state.parts.clone())
         };
         let behind = parts.len() as u64 * PART;
-        let gathered = PendingParts { upload, parts: arrived(parts).await?, tail: None };
-        let rest = self.gathered(behind, length).await?;
-        self.0.s3.put_together(&self.0.place, length, &gathered, rest).await?;
+        let pending = PendingParts { upload, parts: arrived(parts).await?, tail: None };
+        let rest = self.pending_bytes(behind, length).await?;
+        self.0.s3.complete(&self.0.place, length, &pending, rest).await?;
         let mut state = self.0.state.lock();
         let last = state.synced.1.tail.take();
         state.old_tails.extend(last);
@@ -248,7 +249,7 @@ impl PartWriter {
         let piece = self.clone();
         let task = tokio::spawn(async move {
             let start = index as u64 * PART;
-            let bytes = piece.gathered(start, start + PART).await?;
+            let bytes = piece.pending_bytes(start, start + PART).await?;
             let etag = piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?;
             let held = piece.0.state.lock().held == Some(index);
             if !held {
@@ -260,7 +261,7 @@ impl PartWriter {
     }
 
     /// Reads bytes of the piece from the scratch file, once there is a free buffer for them.
-    async fn gathered(&self, start: u64, end: u64) -> io::Result<Bytes> {
+    async fn pending_bytes(&self, start: u64, end: u64) -> io::Result<Bytes> {
         if start == end {
             return Ok(Bytes::new());
         }
@@ -305,19 +306,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_cannot_be_is_no_piece() {
-        let gathered = |parts: usize, tail: Option<&str>| PendingParts {
+    fn an_impossible_row_is_not_a_piece() {
+        let pending = |parts: usize, tail: Option<&str>| PendingParts {
             upload: None,
             parts: vec!["etag".to_owned(); parts],
             tail: tail.map(str::to_owned),
         };
-        assert_eq!(gathered(0, None).rest(0).unwrap(), 0);
-        assert_eq!(gathered(2, None).rest(2 * PART).unwrap(), 0);
-        assert_eq!(gathered(2, Some("t")).rest(2 * PART + 7).unwrap(), 7);
+        assert_eq!(pending(0, None).rest(0).unwrap(), 0);
+        assert_eq!(pending(2, None).rest(2 * PART).unwrap(), 0);
+        assert_eq!(pending(2, Some("t")).rest(2 * PART + 7).unwrap(), 7);
         for (parts, tail, length) in
             [(0, None, 1), (1, Some("t"), PART - 1), (1, None, PART + 1), (1, Some("t"), 2 * PART)]
         {
-            assert!(gathered(parts, tail).rest(length).is_err(), "{parts} {length}");
+            assert!(pending(parts, tail).rest(length).is_err(), "{parts} {length}");
         }
     }
 }

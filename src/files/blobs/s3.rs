@@ -1,4 +1,5 @@
-//! Blobs in an S3 bucket. A sealed piece is one object, named by its place; bytes that are not sealed are gathered.
+//! Blobs in an S3 bucket. A sealed piece is one object, named by its place; the bytes of an open piece are pending parts
+//! of a multipart upload. The methods are described where they are called, in [`super::Blobs`].
 
 use std::io;
 use std::sync::Arc;
@@ -33,13 +34,13 @@ use crate::config::FilesConfig;
 /// Age from which a blob or an upload that no row names is an orphan. An upload that has reported nothing for a day has
 /// expired, and with it everything that it wrote but never reported. Nothing older can be reported any more.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
-/// Most parts and tails that are in memory at once, for any number of uploads.
+/// Maximum number of parts and tails that are in memory at once, for any number of uploads.
 const BUFFERS: usize = 6;
 /// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of the request that combines parts into an object: S3 may need minutes.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
-const TIMEOUT_OF_COMPLETION: Duration = Duration::from_secs(300);
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound on the time for which a failed request is retried: shorter than `server.drain_s`.
 const RETRY_FOR: Duration = Duration::from_secs(20);
@@ -48,6 +49,7 @@ const SIGNED_FOR: Duration = Duration::from_secs(60);
 /// Attempts to complete an upload: a writer that has lost the piece may send its last part at the same time, but not
 /// for long.
 const TRIES: usize = 3;
+
 /// Store of blobs below one prefix of a bucket.
 #[derive(Clone)]
 pub struct S3(Arc<Inner>);
@@ -71,7 +73,7 @@ struct Buffers {
     permits: Arc<Semaphore>,
 }
 
-/// Buffer for one part, until it and the bytes made of it are dropped.
+/// Buffer for one part. Its memory is free again once it and the bytes made from it are dropped.
 pub struct Buffer {
     bytes: Vec<u8>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -79,7 +81,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The bytes of the buffer, which still hold what it was used for before.
+    /// Bytes of the buffer, which still hold the contents of its previous use.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -99,7 +101,7 @@ impl Drop for Buffer {
 }
 
 impl S3 {
-    /// Makes a store without sending a request. Parts are gathered in `scratch`.
+    /// Makes a store without sending a request. Parts that are not full wait in `scratch`.
     ///
     /// # Errors
     /// The settings are invalid for S3.
@@ -111,7 +113,7 @@ impl S3 {
             // The certificate of S3 does not cover a bucket name with a dot as a subdomain.
             .with_virtual_hosted_style_request(settings.s3_endpoint.is_none() && !bucket.contains('.'))
             .with_bucket_name(bucket)
-            .with_credentials(Arc::new(OfChain(chain.clone())))
+            .with_credentials(Arc::new(ChainCredentials(chain.clone())))
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
                 // Only the time is limited.
@@ -132,7 +134,7 @@ impl S3 {
         Ok(S3(Arc::new(Inner {
             chain: chain.clone(),
             client: within(TIMEOUT)?,
-            completing: within(TIMEOUT_OF_COMPLETION)?,
+            completing: within(COMPLETION_TIMEOUT)?,
             http: client.build().map_err(io::Error::other)?,
             prefix: settings.s3_prefix.trim_matches('/').to_owned(),
             scratch,
@@ -140,8 +142,8 @@ impl S3 {
         })))
     }
 
-    /// Directory where parts are gathered before they are sent.
-    pub fn gathered_in(&self) -> &Directory {
+    /// Directory of the parts that are not full yet.
+    pub fn scratch(&self) -> &Directory {
         &self.0.scratch
     }
 
@@ -155,19 +157,19 @@ impl S3 {
     }
 
     pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
-        let gathered = PendingParts::read(Some(progress))?;
-        let rest = gathered.rest(length)?;
+        let pending = PendingParts::read(Some(progress))?;
+        let rest = pending.rest(length)?;
         // The piece has been sealed before, or its writer had written more than it could report.
         if length == 0 || self.size(place).await?.is_some_and(|size| size >= length) {
             return Ok(());
         }
-        let tail = self.tail(&gathered, rest).await?;
-        self.put_together(place, length, &gathered, tail).await
+        let tail = self.tail(&pending, rest).await?;
+        self.complete(place, length, &pending, tail).await
     }
 
     /// The bytes after the parts.
-    pub async fn tail(&self, gathered: &PendingParts, rest: u64) -> io::Result<Bytes> {
-        let Some(name) = gathered.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
+    pub async fn tail(&self, pending: &PendingParts, rest: u64) -> io::Result<Bytes> {
+        let Some(name) = pending.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
         let mut buffer = self.buffer().await;
         buffer.bytes().clear();
         let found = self.0.client.get(&self.key(name)?).await.map_err(failed)?;
@@ -186,15 +188,15 @@ impl S3 {
     }
 
     /// Combines the parts and the rest into one object. S3 checks that each part has the entity tag that we pass.
-    pub async fn put_together(
+    pub async fn complete(
         &self,
         place: &str,
         length: u64,
-        gathered: &PendingParts,
+        pending: &PendingParts,
         rest: Bytes,
     ) -> io::Result<()> {
-        let upload = match &gathered.upload {
-            Some(upload) if !gathered.parts.is_empty() => upload,
+        let upload = match &pending.upload {
+            Some(upload) if !pending.parts.is_empty() => upload,
             upload => {
                 if length > 0 {
                     self.put(place, rest).await?;
@@ -210,7 +212,7 @@ impl S3 {
         loop {
             tries += 1;
             let once = async {
-                let mut parts = gathered.parts.clone();
+                let mut parts = pending.parts.clone();
                 if !rest.is_empty() {
                     parts.push(self.put_part(place, upload, parts.len(), rest.clone()).await?);
                 }
@@ -259,7 +261,8 @@ impl S3 {
         signed.map(Some).map_err(failed)
     }
 
-    /// Validity of a signed URL, which names its own end: it must not exceed that of the credentials that sign it.
+    /// Validity of a signed URL. The URL states its own end, which must not be later than that of the credentials that sign
+    /// it.
     async fn signed_for(&self) -> io::Result<Duration> {
         let left = self.0.chain.left(aws::CREDENTIALS_TIMEOUT).await.map_err(io::Error::other)?;
         Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
@@ -282,7 +285,7 @@ impl S3 {
     pub async fn begin_upload(&self, place: &str) -> io::Result<String> {
         // The request has no bytes, but needs a connection: the number of buffers also limits the connections of
         // hundreds of uploads that begin at once.
-        let _room = self.buffer().await;
+        let _buffer = self.buffer().await;
         self.0.client.create_multipart(&self.key(place)?).await.map_err(failed)
     }
 
@@ -301,11 +304,11 @@ impl S3 {
 
     pub async fn remove(&self, name: &str, progress: Option<&WriterState>) -> io::Result<()> {
         if progress.is_some() {
-            let gathered = PendingParts::read(progress)?;
-            if let Some(upload) = &gathered.upload {
+            let pending = PendingParts::read(progress)?;
+            if let Some(upload) = &pending.upload {
                 self.abort(name, upload).await?;
             }
-            if let Some(tail) = &gathered.tail {
+            if let Some(tail) = &pending.tail {
                 self.delete(tail).await?;
             }
         }
@@ -373,9 +376,9 @@ impl S3 {
         let bucket = Path::default();
         let url = self.0.client.signed_url_opts(Method::GET, &bucket, SIGNED_FOR, &options);
         // The URL is a secret as long as it is valid: no error may contain it.
-        let told = |error: reqwest::Error| io::Error::other(error.without_url());
-        let answer = self.0.http.get(url.await.map_err(failed)?).send().await.map_err(told)?;
-        let text = answer.error_for_status().map_err(told)?.text().await.map_err(told)?;
+        let without_url = |error: reqwest::Error| io::Error::other(error.without_url());
+        let answer = self.0.http.get(url.await.map_err(failed)?).send().await.map_err(without_url)?;
+        let text = answer.error_for_status().map_err(without_url)?.text().await.map_err(without_url)?;
         quick_xml::de::from_str(&text).map_err(io::Error::other)
     }
 
@@ -443,9 +446,9 @@ fn failed(error: object_store::Error) -> io::Error {
 /// Provides object_store with the credentials of the process. Its own chain is separate, and requests new credentials
 /// for each client, and only when the old ones have expired or are about to.
 #[derive(Debug)]
-struct OfChain(Chain);
+struct ChainCredentials(Chain);
 
-impl CredentialProvider for OfChain {
+impl CredentialProvider for ChainCredentials {
     type Credential = AwsCredential;
 
     fn get_credential<'a, 'b>(&'a self) -> BoxFuture<'b, object_store::Result<Arc<AwsCredential>>>
@@ -494,7 +497,7 @@ mod tests {
     use crate::domain::ids::FileId;
 
     #[test]
-    fn names_tell_their_place_and_strangers_none() {
+    fn names_contain_their_place_and_foreign_names_do_not() {
         let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert_eq!(place_of(&place), Some(place.clone()));
         assert_eq!(place_of(&format!("{place}.{}", Uuid::now_v7().simple())), Some(place.clone()));

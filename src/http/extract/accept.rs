@@ -63,7 +63,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     #[test]
-    fn the_format_is_what_is_wanted_most() {
+    fn the_format_is_the_one_that_the_client_prefers() {
         let all = [AcceptedFormat::Json, AcceptedFormat::Csv, AcceptedFormat::Html];
         for (accept, format) in [
             ("*/*", AcceptedFormat::Json),

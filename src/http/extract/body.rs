@@ -78,7 +78,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 /// end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
     if let Some(progress) = request.extensions().get::<Arc<RequestProgress>>() {
-        progress.streams();
+        progress.mark_streamed();
     }
 }
 
@@ -292,8 +292,8 @@ pub fn is_ndjson(headers: &HeaderMap) -> bool {
 pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes> {
     let too_large = || Error::new(Kind::TooLarge, format!("The body is larger than {limit} bytes."));
     // A stated length is checked before any byte of the body is read.
-    let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if told.is_some_and(|length: u64| length > limit as u64) {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
     match Limited::new(body, limit).collect().await {
@@ -323,7 +323,8 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     Ok(value)
 }
 
-/// Most characters of a name or a value that an error repeats; more could truncate the sentence around them.
+/// Maximum number of characters of a name or a value that an error repeats; more could truncate the sentence around
+/// them.
 const MAX_REPEATED: usize = 200;
 
 /// Rewords serde's message about a value in the terms of JSON instead of Rust.

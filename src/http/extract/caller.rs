@@ -63,7 +63,7 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
         app.authenticator.authenticate(bearer(&parts.headers)?).await?
     };
     if let Some(progress) = parts.extensions.get::<Arc<RequestProgress>>() {
-        progress.belongs_to(caller.account);
+        progress.set_account(caller.account);
     }
     parts.extensions.insert(caller.clone());
     Ok(caller)

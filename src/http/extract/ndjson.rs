@@ -23,7 +23,7 @@ pub const MAX_LINE: usize = 64 << 10;
 const MAX_RATIO: u64 = 200;
 /// Decompressed bytes up to which the ratio is not checked.
 const RATIO_GRACE: u64 = 1 << 20;
-/// Most bytes that a decoder receives at once: it does not yield while it processes them.
+/// Maximum number of bytes that a decoder receives at once: it does not yield while it processes them.
 const PIECE: usize = 16 << 10;
 
 /// U+FEFF in UTF-8.

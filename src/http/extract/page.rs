@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// Number of items of a page without `limit`.
 const DEFAULT_LIMIT: i64 = 50;
-/// Most items of a page.
+/// Maximum number of items of a page.
 const MAX_LIMIT: i64 = 200;
 
 /// One page of a list.

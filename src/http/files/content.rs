@@ -17,12 +17,12 @@ use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::download_headers::{RangeRequest, disposition, parse_range};
 use super::served::{self, Served};
-use super::uploads::away;
+use super::uploads::unavailable;
 use crate::app::App;
 use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::extents::{Extent, read_extents};
-use crate::files::blobs::{Blobs, is_away};
+use crate::files::blobs::{Blobs, is_unavailable};
 use crate::http::extract::body::Id;
 use crate::http::extract::caller::Caller;
 use crate::store::files::links;
@@ -288,7 +288,7 @@ async fn read(
     let first = bytes
         .try_next()
         .await
-        .map_err(|error| if is_away(&error) { away(error) } else { Error::internal(error) })?;
+        .map_err(|error| if is_unavailable(&error) { unavailable(error) } else { Error::internal(error) })?;
     let id = file.id;
     let bytes = stream::iter(first.map(Ok)).chain(bytes);
     Ok(bytes.inspect_err(move |error| {

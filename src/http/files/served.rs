@@ -14,8 +14,8 @@ use crate::domain::link::Admission;
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::files::links::{self, SharedFile};
 
-/// Most bytes that are passed to the connection at once. The connection buffers some pieces, and bytes that a
-/// disconnecting client did not receive should not be counted.
+/// Maximum number of bytes that are passed to the connection at once. The connection buffers some pieces, and bytes
+/// that a disconnecting client did not receive should not be counted.
 const PIECE: usize = 64 << 10;
 /// Delay between the head and the first byte. A client that only inspects the head, and then requests parts,
 /// disconnects within this time.
@@ -26,9 +26,10 @@ const WAITS: Duration = Duration::from_secs(3);
 /// refusal.
 const PART_WAITS: Duration = Duration::from_secs(10);
 /// Interval at which a waiting request checks again.
-const LOOKS_EVERY: Duration = Duration::from_millis(100);
-/// Most bytes of a broken-off response that may still have been in buffers between the process and its client.
-const MOST_UNREAD: u64 = 8 << 20;
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum number of bytes of a broken-off response that may still have been in buffers between the process and its
+/// client.
+const MAX_UNREAD_BYTES: u64 = 8 << 20;
 /// How long such bytes are not counted as served, and can be requested again.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -83,8 +84,8 @@ async fn promise(mut served: Served) -> Result<Served> {
         match links::promise_bytes(&served.app.writer, served.link, start, end).await? {
             Admission::Granted => break,
             Admission::Later if !left.is_zero() => {
-                sleep(LOOKS_EVERY).await;
-                left = left.saturating_sub(LOOKS_EVERY);
+                sleep(CHECK_INTERVAL).await;
+                left = left.saturating_sub(CHECK_INTERVAL);
             }
             // A 404 would make clients give up.
             Admission::Later if served.by_range => {
@@ -132,7 +133,7 @@ impl Served {
         })
     }
 
-    /// Counts the bytes that were sent, also if the client disconnects meanwhile.
+    /// Counts the bytes that were sent, even if the client disconnects meanwhile.
     async fn settle(&mut self) {
         if let Some(counting) = self.count_once() {
             let _ = tokio::spawn(counting).await;
@@ -145,7 +146,7 @@ impl Served {
         let (promised, start, sent) = (self.promised, self.start, self.sent);
         let unsure = match sent < self.length {
             _ if promised == 0 => 0,
-            true => sent.min(MOST_UNREAD),
+            true => sent.min(MAX_UNREAD_BYTES),
             // The client may still disconnect and request the bytes again in other parts, so the last byte of a part
             // counts later and the link is not used up at once.
             false => u64::from(self.is_part),

@@ -57,9 +57,10 @@ const LOCK: Duration = Duration::from_secs(30);
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of claiming a key where the key is optional.
 const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it has one.
+/// Maximum number of bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it
+/// has one.
 const MAX_KEPT: usize = 64 << 10;
-/// Most bytes of a response that is read to be saved; none of ours is larger.
+/// Maximum number of bytes of a response that is read to be saved; none of ours is larger.
 const MAX_ANSWER: u64 = 16 << 20;
 
 /// Short form of a response that is too large to be saved whole; the handler adds it to the response's extensions.
@@ -242,19 +243,19 @@ fn another_request() -> Error {
 
 /// Reads the key: a quoted string of structured fields (RFC 9651), or the bare word that many clients send.
 fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let wrong = || Error::malformed("Idempotency-Key must be one quoted string of 1 to 255 characters.");
+    let invalid = || Error::malformed("Idempotency-Key must be one quoted string of 1 to 255 characters.");
     let mut given = headers.get_all(HEADER).iter();
     let Some(value) = given.next() else { return Ok(None) };
     if given.next().is_some() {
-        return Err(wrong());
+        return Err(invalid());
     }
-    let text = value.to_str().map_err(|_| wrong())?.trim();
+    let text = value.to_str().map_err(|_| invalid())?.trim();
     let key = match text.strip_prefix('"') {
-        Some(quoted) => unquote(quoted).ok_or_else(wrong)?,
-        None if text.bytes().any(|b| matches!(b, b'"' | b'\\' | b',' | b' ')) => return Err(wrong()),
+        Some(quoted) => unquote(quoted).ok_or_else(invalid)?,
+        None if text.bytes().any(|b| matches!(b, b'"' | b'\\' | b',' | b' ')) => return Err(invalid()),
         None => text.to_owned(),
     };
-    if key.is_empty() || key.len() > MAX_KEY { Err(wrong()) } else { Ok(Some(key)) }
+    if key.is_empty() || key.len() > MAX_KEY { Err(invalid()) } else { Ok(Some(key)) }
 }
 
 /// Returns the content of a quoted string; parameters after it are ignored.

@@ -23,7 +23,7 @@ use crate::http::extract::caller::authenticate;
 
 /// Length of a window.
 const WINDOW: TimeDelta = TimeDelta::seconds(60);
-/// Most callers that are counted at once; beyond that, all counts restart.
+/// Maximum number of callers that are counted at once; beyond that, all counts restart.
 const MAX_CALLERS: usize = 100_000;
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");

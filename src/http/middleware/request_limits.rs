@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Longest path with query, in bytes; a longer one is refused with 414.
 const MAX_URI_BYTES: usize = 16 * 1024;
-/// Most bytes of all headers together; larger ones are refused with 431.
+/// Maximum number of bytes of all headers together; larger ones are refused with 431.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// Refuses a request with an invalid head, and closes its connection.
@@ -86,7 +86,7 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
-/// Checks RFC 9112, section 6.1. If there is a Content-Length too, hyper follows the Transfer-Encoding alone and closes
+/// Checks RFC 9112, section 6.1. If there is a Content-Length too, hyper follows only the Transfer-Encoding and closes
 /// the connection. hyper also refuses two lengths, and other encodings unless they come first.
 fn check_framing(headers: &HeaderMap) -> Result<()> {
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();

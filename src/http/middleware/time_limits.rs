@@ -33,7 +33,7 @@ impl Around for BodyWatch {
         let answer = inner.call(request.map(|body| watch(body, pace, &progress)));
         Box::pin(async move {
             let mut answer = answer.await?;
-            if http1 && progress.left_some() {
+            if http1 && progress.has_unread_body() {
                 close_connection(&mut answer);
             }
             Ok(answer)
@@ -48,7 +48,7 @@ fn watch(body: Body, pace: Pace, progress: &Arc<RequestProgress>) -> Body {
     }
     let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
     if large {
-        progress.is_large();
+        progress.mark_large();
     }
     Body::new(PacedBody::new(body, pace, progress.clone()))
 }

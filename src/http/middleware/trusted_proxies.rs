@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::http::request_state::Peer;
 
-/// Most addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is longer.
+/// Maximum number of addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is
+/// longer.
 const MAX_HOPS: usize = 16;
 
 /// The client of a request.
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_address_that_no_trusted_proxy_has() {
+    fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
         let many = format!("203.0.113.9{}", ", 10.0.0.2".repeat(10_000));
         for (peer, forwarded, expected) in [
             ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_protocol_is_what_a_trusted_proxy_says_or_our_own() {
+    fn the_protocol_is_that_of_a_trusted_proxy_or_our_own() {
         for (peer, own, given, encrypted) in [
             ("10.0.0.1", true, &[("x-forwarded-proto", "http")][..], false),
             ("10.0.0.1", false, &[("x-forwarded-proto", "https")], true),

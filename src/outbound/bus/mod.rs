@@ -65,7 +65,7 @@ impl Bus {
         matches!(self, Bus::Aws { .. })
     }
 
-    /// Most bytes of one payload. `None`: no limit.
+    /// Maximum number of bytes of one payload. `None`: no limit.
     pub fn max_payload(&self) -> Option<usize> {
         match self {
             Bus::Postgres { .. } => None,
@@ -90,23 +90,18 @@ impl Bus {
     }
 
     /// Receives up to `max` waiting messages and hides them for `hold`. If there are none, a bus that cannot send
-    /// notifications waits for one, for `patience` and at most 20 s.
+    /// notifications waits for one, for `wait` and at most 20 s.
     ///
     /// # Errors
     /// `Unavailable`: the carrier is unavailable.
-    pub async fn receive(
-        &self,
-        max: i64,
-        hold: Duration,
-        patience: Duration,
-    ) -> Result<Vec<ReceivedMessage>> {
+    pub async fn receive(&self, max: i64, hold: Duration, wait: Duration) -> Result<Vec<ReceivedMessage>> {
         match self {
             Bus::Postgres { pool, clock, topic } => {
                 let now = clock.now();
                 let rows = table::receive(pool, topic, max, now, now + delta(hold)).await?;
                 Ok(rows.into_iter().map(ReceivedMessage::from).collect())
             }
-            Bus::Aws { queue, .. } => queue.receive(max, hold, patience).await,
+            Bus::Aws { queue, .. } => queue.receive(max, hold, wait).await,
         }
     }
 
@@ -206,10 +201,10 @@ impl Bus {
     ///
     /// # Errors
     /// `Unavailable`: the carrier is unavailable.
-    pub async fn look_at_dead(&self) -> Result<Vec<ReceivedMessage>> {
+    pub async fn list_dead(&self) -> Result<Vec<ReceivedMessage>> {
         match self {
             Bus::Postgres { .. } => Ok(Vec::new()),
-            Bus::Aws { queue, .. } => queue.look_at_dead().await,
+            Bus::Aws { queue, .. } => queue.list_dead().await,
         }
     }
 

@@ -27,13 +27,13 @@ use crate::store::lease::Lease;
 
 /// Longest wait for a message that SQS allows.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// Most messages of one receive.
+/// Maximum number of messages of one receive.
 const MAX_RECEIVED: i64 = 10;
 /// How long a dead message is hidden while it is moved.
 const DEAD_HOLD: Duration = Duration::from_secs(60);
 /// How long a dead message is hidden while it is counted: shorter than `LONG_POLL`, so that a redrive at the same
 /// time still finds it.
-const DEAD_LOOK: Duration = Duration::from_secs(15);
+const DEAD_COUNT_HOLD: Duration = Duration::from_secs(15);
 
 /// The queue and its dead-letter queue.
 pub struct PriceQueue {
@@ -45,7 +45,7 @@ pub struct PriceQueue {
     last_age: AtomicU64,
 }
 
-/// What SNS wraps a message in unless the subscription asks for raw delivery.
+/// Envelope in which SNS wraps a message unless the subscription asks for raw delivery.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "Message")]
@@ -70,13 +70,8 @@ impl PriceQueue {
         PriceQueue { clients, clock, queue, dead, last_age: AtomicU64::new(0) }
     }
 
-    pub async fn receive(
-        &self,
-        max: i64,
-        hold: Duration,
-        patience: Duration,
-    ) -> Result<Vec<ReceivedMessage>> {
-        let received = self.receive_from(&self.queue, max, hold, patience).await?;
+    pub async fn receive(&self, max: i64, hold: Duration, wait: Duration) -> Result<Vec<ReceivedMessage>> {
+        let received = self.receive_from(&self.queue, max, hold, wait).await?;
         let now = self.clock.now();
         let ages = received.iter().filter_map(|message| match &message.receipt {
             Receipt::Queue(held) => (now - held.sent_at).to_std().ok(),
@@ -93,10 +88,10 @@ impl PriceQueue {
         queue: &str,
         max: i64,
         hold: Duration,
-        patience: Duration,
+        wait: Duration,
     ) -> Result<Vec<ReceivedMessage>> {
-        let patience = patience.min(LONG_POLL);
-        let timeout = patience + WHILE_SERVING.attempt;
+        let wait = wait.min(LONG_POLL);
+        let timeout = wait + WHILE_SERVING.attempt;
         let timeouts =
             TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build();
         let answer = self
@@ -107,7 +102,7 @@ impl PriceQueue {
             .queue_url(queue)
             .max_number_of_messages(max.clamp(1, MAX_RECEIVED) as i32)
             .visibility_timeout(seconds(hold))
-            .wait_time_seconds(patience.as_secs() as i32)
+            .wait_time_seconds(wait.as_secs() as i32)
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .customize()
@@ -180,14 +175,14 @@ impl PriceQueue {
     }
 
     pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<ReceivedMessage>> {
-        let mut patience = Duration::ZERO;
+        let mut wait = Duration::ZERO;
         loop {
-            let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, patience).await?.pop() else {
-                if !patience.is_zero() || self.count(&self.dead).await? == 0 {
+            let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, wait).await?.pop() else {
+                if !wait.is_zero() || self.count(&self.dead).await? == 0 {
                     return Ok(None);
                 }
                 // Another process is reading one, or SQS has not searched all its servers.
-                patience = LONG_POLL;
+                wait = LONG_POLL;
                 continue;
             };
             // A message that was dead-lettered again since then stays hidden for now, and dead.
@@ -197,8 +192,8 @@ impl PriceQueue {
         }
     }
 
-    pub async fn look_at_dead(&self) -> Result<Vec<ReceivedMessage>> {
-        self.receive_from(&self.dead, MAX_RECEIVED, DEAD_LOOK, Duration::ZERO).await
+    pub async fn list_dead(&self) -> Result<Vec<ReceivedMessage>> {
+        self.receive_from(&self.dead, MAX_RECEIVED, DEAD_COUNT_HOLD, Duration::ZERO).await
     }
 
     pub async fn age_and_dead(&self) -> Result<(f64, i64)> {

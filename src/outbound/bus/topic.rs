@@ -9,12 +9,12 @@ use super::clients::Clients;
 use crate::config::Arn;
 use crate::error::{Error, Result};
 
-/// Most bytes of a request. SNS accepts 256 KiB, for one message or for ten; the rest is left for names and
-/// envelopes.
+/// Maximum number of bytes of a request. SNS accepts 256 KiB, for one message or for ten; the rest is left for names
+/// and envelopes.
 const MAX_BYTES: usize = 250 << 10;
-/// Most messages that SNS accepts in a request.
+/// Maximum number of messages that SNS accepts in a request.
 pub const MAX_MESSAGES: usize = 10;
-/// Most bytes of a payload of the bus: base64 adds a third, and SQS adds an envelope.
+/// Maximum number of bytes of a payload of the bus: base64 adds a third, and SQS adds an envelope.
 pub const MAX_PAYLOAD: usize = 180 << 10;
 /// Payloads encoded as text at once, which bounds the memory of a request.
 pub(super) const PRICES_AT_ONCE: usize = MAX_MESSAGES;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_ten_messages_and_256_kib_at_the_most() {
+    fn a_request_has_at_most_ten_messages_and_256_kib() {
         let message = |size: usize| TopicMessage { body: "x".repeat(size), ..TopicMessage::default() };
         let sizes = |of: &[usize]| requests(&of.iter().map(|size| message(*size)).collect::<Vec<_>>());
         assert!(sizes(&[]).is_empty());

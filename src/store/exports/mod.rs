@@ -14,7 +14,7 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// Most exports of an account that are waiting or being written.
+/// Maximum number of exports of an account that are waiting or being written.
 const MAX_OPEN: i64 = 20;
 
 text_enum! {

@@ -31,7 +31,7 @@ pub struct NewLink<'a> {
     pub max_downloads: Option<i32>,
 }
 
-/// Most links of a file.
+/// Maximum number of links of a file.
 const MAX_LINKS: i64 = 100;
 
 /// Creates a link to a complete file.
@@ -106,7 +106,7 @@ pub async fn delete_link(pool: &PgPool, file: FileId, id: LinkId) -> Result<()> 
 pub struct SharedFile {
     pub link: LinkId,
     pub file: StoredFile,
-    /// Most downloads. `None`: unlimited.
+    /// Maximum number of downloads. `None`: unlimited.
     pub most: Option<u64>,
     pub usage: Usage,
 }

@@ -79,7 +79,7 @@ pub struct NewFile<'a> {
 pub struct Quota {
     pub bytes: i64,
     pub files: i64,
-    /// Most bytes of one file.
+    /// Maximum number of bytes of one file.
     pub largest: i64,
 }
 

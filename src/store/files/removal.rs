@@ -96,7 +96,7 @@ pub async fn list_unknown_names(pool: &PgPool, names: &[String], places: &[Strin
     Ok(unknown)
 }
 
-/// Returns those of a store's open uploads to locations that belong to no piece. Each is identified by its id alone.
+/// Returns those of a store's open uploads to locations that belong to no piece. Each is identified only by its id.
 pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[String]) -> Result<Vec<String>> {
     let unknown = sqlx::query_scalar!(
         r#"select named.id as "id!" from unnest($1::text[], $2::text[]) as named (place, id)

@@ -35,7 +35,7 @@ pub struct WriteLease {
     pub piece_start: i64,
     /// State from which the store of blobs continues the piece.
     pub progress: Option<Value>,
-    /// Most bytes accepted, whatever the length of the file.
+    /// Maximum number of bytes accepted, whatever the length of the file.
     pub room: i64,
 }
 
@@ -85,11 +85,11 @@ pub async fn begin_writing(
         return Ok(Beginning::OtherOffset(file.stored));
     }
     let length = match (file.length, writer.length) {
-        (Some(known), Some(told)) if known != told => {
-            let detail = format!("is {known} bytes and cannot be changed to {told}");
+        (Some(known), Some(announced)) if known != announced => {
+            let detail = format!("is {known} bytes and cannot be changed to {announced}");
             return Err(Error::invalid("Upload-Length", detail));
         }
-        (known, told) => known.or(told),
+        (known, announced) => known.or(announced),
     };
     if file.state == FileState::Complete {
         return Ok(Beginning::Complete);
@@ -164,12 +164,12 @@ pub async fn take_from_silent(
     silent_since: DateTime<Utc>,
 ) -> Result<UploadActivity> {
     // Id of no writer. It is not null, because the last writer has not ended properly.
-    let nobody = Uuid::nil();
+    let no_writer = Uuid::nil();
     sqlx::query!(
         "update files set writer = $2
          where id = $1 and state = 'uploading' and writer <> $2 and updated_at <= $3",
         id.0,
-        nobody,
+        no_writer,
         silent_since,
     )
     .execute(pool)
@@ -178,14 +178,14 @@ pub async fn take_from_silent(
         r#"select exists (
             select from files where id = $1 and state = 'uploading' and writer is not null and writer <> $2) as "written!""#,
         id.0,
-        nobody,
+        no_writer,
     )
     .fetch_one(pool)
     .await?;
     Ok(if written { UploadActivity::BeingWritten } else { UploadActivity::Resting })
 }
 
-/// What a writer has made durable.
+/// Bytes that a writer has made durable.
 pub struct DurableBytes<'a> {
     pub file: FileId,
     pub writer: Uuid,

@@ -176,7 +176,7 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     Ok(())
 }
 
-/// Column with values in few rows, and mostly in none: `unnest` pads a shorter array with nulls.
+/// Column with values in few rows, and usually in none: an empty one is sent then, which `unnest` pads with nulls.
 fn sparse<T>(values: impl Iterator<Item = Option<T>>) -> Vec<Option<T>> {
     let mut column: Vec<Option<T>> = values.collect();
     if column.iter().all(Option::is_none) {
@@ -420,7 +420,7 @@ async fn write_quarantine(
     backfill: bool,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    // First those that are no longer held: an offer holds each price only once.
+    // Rows that are no longer held come first: an offer holds each price only once.
     sqlx::query!(
         "update quarantined_prices set state = 'confirmed', resolved_at = $2 where id = any($1) and state = 'held'",
         &changes.confirmed as &[QuarantinedPriceId],
@@ -474,13 +474,13 @@ struct Prices {
 
 impl Prices {
     fn of<'a>(rows: impl ExactSizeIterator<Item = (OfferId, &'a Price)>) -> Prices {
-        let with = rows.len();
+        let count = rows.len();
         let mut columns = Prices {
-            ids: Vec::with_capacity(with),
-            currencies: Vec::with_capacity(with),
-            amounts: Vec::with_capacity(with),
-            regulars: Vec::with_capacity(with),
-            instants: Vec::with_capacity(with),
+            ids: Vec::with_capacity(count),
+            currencies: Vec::with_capacity(count),
+            amounts: Vec::with_capacity(count),
+            regulars: Vec::with_capacity(count),
+            instants: Vec::with_capacity(count),
         };
         for (id, price) in rows {
             columns.ids.push(id);

@@ -127,7 +127,7 @@ pub async fn release(
     // The age at the time of the report counts, not the time that the operator took.
     let rings_from = held.created_at - rules.rings_within;
     let source = ChangeSource { backfill: held.backfill, traceparent: None, publish, rings_from };
-    changes.resume_what_was_over(now);
+    changes.resume_prolonged_sales(now);
     changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", notifications::EVENTS)
         .fetch_one(&mut *transaction)

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::store::recording::changes::{self, ChangeSource};
 use crate::store::recording::offers::lock_offers;
 
-/// Most sales ended in one transaction.
+/// Maximum number of sales ended in one transaction.
 const SLICE: i64 = 1_000;
 
 /// Result of one slice.

@@ -54,24 +54,24 @@ struct Hands {
     waiting: usize,
     /// Set if the last claim had no room for all that is due: another claim is worthwhile once no more than this many
     /// deliveries wait.
-    look_below: Option<usize>,
+    claim_below: Option<usize>,
 }
 
 #[derive(Default)]
 struct Channel {
     waiting: VecDeque<Outbound>,
     sending: usize,
-    /// Most deliveries sent concurrently.
+    /// Maximum number of deliveries sent concurrently.
     places: usize,
     /// Set if more is due than was read: another claim is worthwhile once no more than this many deliveries wait.
-    look_below: Option<usize>,
+    claim_below: Option<usize>,
     has_turn: bool,
 }
 
 /// Allowance of one claim for a channel.
 pub struct Room {
     pub channel: ChannelId,
-    /// Most deliveries that may be added.
+    /// Maximum number of deliveries that may be added.
     pub share: usize,
     /// Deliveries of the channel that are in flight already.
     pub in_flight: Vec<DeliveryId>,
@@ -124,7 +124,7 @@ impl InFlight {
             // Deliveries that were read when there were more places take room from other channels.
             let beyond = channel.waiting.split_off(channel.waiting.len().min(free + ahead));
             if !beyond.is_empty() {
-                channel.look_below = Some(channel.waiting.len() / 2);
+                channel.claim_below = Some(channel.waiting.len() / 2);
             }
             hands.waiting -= beyond.len();
             for outbound in beyond {
@@ -134,7 +134,7 @@ impl InFlight {
             let equal = wanted / count + usize::from(at < wanted % count);
             let share = (free + ahead).saturating_sub(channel.waiting.len()).min(equal);
             if share == 0 {
-                channel.look_below = Some(channel.waiting.len() / 2);
+                channel.claim_below = Some(channel.waiting.len() / 2);
             }
             Room { channel: id, share, in_flight: in_flight_of.remove(&id).unwrap_or_default() }
         });
@@ -160,7 +160,7 @@ impl InFlight {
         for room in rooms {
             if let Some(channel) = hands.channels.get_mut(&room.channel) {
                 // A filled share may have left deliveries behind.
-                channel.look_below = (shares[&room.channel] == 0).then_some(channel.waiting.len() / 2);
+                channel.claim_below = (shares[&room.channel] == 0).then_some(channel.waiting.len() / 2);
             }
             hands.give_turn(room.channel);
         }
@@ -169,9 +169,9 @@ impl InFlight {
     }
 
     /// Records whether the last claim came round all channels.
-    pub fn looked_around(&self, all: bool) {
+    pub fn record_round(&self, all: bool) {
         let mut hands = self.0.hands.lock();
-        hands.look_below = (!all).then_some(hands.waiting / 2);
+        hands.claim_below = (!all).then_some(hands.waiting / 2);
         hands.channels.retain(|_, channel| channel.sending > 0 || !channel.waiting.is_empty());
     }
 
@@ -194,7 +194,7 @@ impl InFlight {
     /// Next delivery to send, if there is one now, from the channel whose turn it is.
     pub fn take(&self) -> Option<(Outbound, Sending)> {
         let mut hands = self.0.hands.lock();
-        let mut looked_below = false;
+        let mut claim_wanted = false;
         let next = loop {
             let Some(id) = hands.turns.pop_front() else { break None };
             let Some(channel) = hands.channels.get_mut(&id) else { continue };
@@ -208,9 +208,9 @@ impl InFlight {
             if fresh {
                 channel.sending += 1;
             } else {
-                channel.look_below = Some(channel.waiting.len());
+                channel.claim_below = Some(channel.waiting.len());
             }
-            looked_below |= channel.is_worth_a_look();
+            claim_wanted |= channel.is_worth_a_claim();
             hands.waiting -= 1;
             hands.give_turn(id);
             if fresh {
@@ -220,12 +220,12 @@ impl InFlight {
         };
         let more = !hands.turns.is_empty();
         // All waiting deliveries may be for channels that hang.
-        if hands.look_below.is_some_and(|below| hands.waiting <= below || !more) {
-            hands.look_below = None;
-            looked_below = true;
+        if hands.claim_below.is_some_and(|below| hands.waiting <= below || !more) {
+            hands.claim_below = None;
+            claim_wanted = true;
         }
         drop(hands);
-        if looked_below {
+        if claim_wanted {
             self.0.wanting.notify_one();
         }
         if more {
@@ -288,11 +288,11 @@ impl Hands {
 
 impl Channel {
     /// Whether another claim is worthwhile for this channel. Returns true at most once per refill.
-    fn is_worth_a_look(&mut self) -> bool {
+    fn is_worth_a_claim(&mut self) -> bool {
         let worth =
-            self.sending < self.places && self.look_below.is_some_and(|below| self.waiting.len() <= below);
+            self.sending < self.places && self.claim_below.is_some_and(|below| self.waiting.len() <= below);
         if worth {
-            self.look_below = None;
+            self.claim_below = None;
         }
         worth
     }
@@ -323,7 +323,7 @@ impl Drop for Sending {
         let mut wanting = false;
         if let Some(channel) = hands.channels.get_mut(&self.channel) {
             channel.sending -= 1;
-            wanting = channel.is_worth_a_look();
+            wanting = channel.is_worth_a_claim();
         }
         hands.give_turn(self.channel);
         let more = !hands.turns.is_empty();

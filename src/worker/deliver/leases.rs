@@ -19,9 +19,9 @@ use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
 /// Concurrent deliveries to a channel whose last delivery failed: a receiver that hangs holds one slot, not all of
 /// the channel's.
 const PLACES_WHILE_FAILING: usize = 1;
-/// Most deliveries read with one statement: the first are sent while the next are read.
+/// Maximum number of deliveries read with one statement: the first are sent while the next are read.
 const READ_AT_ONCE: usize = 512;
-/// Most deliveries read with one statement while the slots have nothing to do.
+/// Maximum number of deliveries read with one statement while the slots have nothing to do.
 const READ_FIRST: usize = 64;
 
 /// Leases of this process, under which it claims due deliveries.
@@ -80,7 +80,7 @@ impl ChannelLeases {
                 Some(_) => {}
             }
         };
-        self.in_flight.looked_around(all);
+        self.in_flight.record_round(all);
         Ok(cancelled)
     }
 

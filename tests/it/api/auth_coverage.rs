@@ -55,7 +55,7 @@ pub fn at(path: &str, id: impl ToString) -> String {
 }
 
 #[tokio::test]
-async fn every_route_wants_a_token_unless_it_is_listed() {
+async fn every_route_requires_a_token_unless_it_is_listed() {
     let app = TestApp::spawn().await;
     let routes = routes();
     assert!(routes.len() > 20, "{routes:?}");
@@ -87,7 +87,7 @@ async fn every_route_wants_a_token_unless_it_is_listed() {
 }
 
 #[tokio::test]
-async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
+async fn headers_of_a_load_balancer_are_ignored_from_other_clients() {
     let keys = KeyServer::start().await;
     let key = SigningKey::generate("ES256", &Uuid::new_v4().to_string());
     keys.answer(200, key.pem());
@@ -126,7 +126,7 @@ async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(keys.asked(), 0);
+    assert_eq!(keys.requests(), 0);
 }
 
 /// Makes one resource of each kind that an account can own; returns its path, its id, and a valid body for a write.
@@ -159,7 +159,7 @@ pub async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uu
 }
 
 #[tokio::test]
-async fn another_persons_thing_is_not_there() {
+async fn a_resource_of_another_account_is_not_found() {
     let app = TestApp::spawn().await;
     let every = ["prices:write", "catalogue:write", "operator"];
     let (anna, mallory) = (app.user("anna", &every).await, app.user("mallory", &every).await);
@@ -205,7 +205,7 @@ async fn another_persons_thing_is_not_there() {
 }
 
 #[tokio::test]
-async fn lists_hold_ones_own_things_alone() {
+async fn lists_contain_only_the_callers_own_resources() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
     own_everything(&app, &anna).await;

@@ -10,7 +10,7 @@ use crate::api::auth_coverage::{at, routes};
 use crate::support::{TestApp, raw};
 
 /// Sends an HTTP/1.1 request with these headers, and returns the head and the body of the answer.
-async fn ask(app: &TestApp, method: &str, target: &[u8], headers: &[&[u8]]) -> (String, String) {
+async fn request(app: &TestApp, method: &str, target: &[u8], headers: &[&[u8]]) -> (String, String) {
     let mut request =
         [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"].concat();
     for header in headers {
@@ -29,10 +29,10 @@ fn status(head: &str) -> u16 {
 /// Why an answer is not a valid problem document; `None` if it is one.
 fn is_no_problem(head: &str, body: &str) -> Option<String> {
     let problem: Option<Value> = serde_json::from_str(body).ok();
-    let told =
+    let has_problem =
         problem.is_some_and(|problem| problem["status"] == status(head) && problem["type"].is_string());
     let typed = head.contains("content-type: application/problem+json");
-    (!told || !typed).then(|| format!("{head}\n{body}"))
+    (!has_problem || !typed).then(|| format!("{head}\n{body}"))
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_path_that_is_no_utf8_is_refused_with_a_problem() {
         for bytes in ["%ff", "a%ff", "%c3%28", "%ed%a0%80"] {
             let target = at(&path, bytes);
             let headers = [bearer.as_bytes(), b"Content-Type: application/json", b"Content-Length: 0"];
-            let (head, body) = ask(&app, method.as_str(), target.as_bytes(), &headers).await;
+            let (head, body) = request(&app, method.as_str(), target.as_bytes(), &headers).await;
             let expected: &[u16] = if path.starts_with("/d/") { &[404] } else { &[400, 404, 405] };
             if !expected.contains(&status(&head)) {
                 wrong.push(format!("{method} {target}: {head}"));
@@ -60,7 +60,7 @@ async fn a_path_that_is_no_utf8_is_refused_with_a_problem() {
     for (target, expected) in
         [("/%ff", 404), ("/v1/%ff", 404), ("/d/%ff/x", 404), ("/v1/deals?store=%ff", 400)]
     {
-        let (head, body) = ask(&app, "GET", target.as_bytes(), &[]).await;
+        let (head, body) = request(&app, "GET", target.as_bytes(), &[]).await;
         if status(&head) != expected {
             wrong.push(format!("{target}: {head}"));
         }
@@ -125,7 +125,7 @@ async fn a_header_that_is_no_utf8_is_refused_with_a_problem_or_ignored() {
         ("GET", "/healthz", vec![b"Host: \xff"], 400),
         ("GET", "/d/none", vec![b"Range: \xff", b"If-Match: \xff"], 404),
     ] {
-        let (head, body) = ask(&app, method, target.as_bytes(), &headers).await;
+        let (head, body) = request(&app, method, target.as_bytes(), &headers).await;
         let shown: Vec<_> = headers.iter().map(|header| String::from_utf8_lossy(header)).collect();
         if status(&head) != expected {
             wrong.push(format!("{method} {target} {shown:?}: {expected}: {head}\n{body}"));
@@ -141,13 +141,13 @@ async fn a_header_that_is_no_utf8_is_refused_with_a_problem_or_ignored() {
         "Content-Disposition: attachment; filename=\"Ä.csv\"".as_bytes(),
         b"Content-Length: 1\r\n\r\nx",
     ];
-    let (head, body) = ask(&app, "POST", b"/v1/files", &named).await;
+    let (head, body) = request(&app, "POST", b"/v1/files", &named).await;
     assert_eq!(status(&head), 201, "{body}");
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["name"], "Ä.csv");
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() {
+async fn an_unsupported_method_is_answered_with_the_supported_ones_on_every_path() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &["catalogue:write", "prices:write", "operator"]).await;
     let bearer = format!("Authorization: Bearer {}", anna.token);
@@ -167,11 +167,11 @@ async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() 
                 continue;
             }
             let headers = [bearer.as_bytes(), b"Content-Length: 0"];
-            let (head, body) = ask(&app, method, target.as_bytes(), &headers).await;
+            let (head, body) = request(&app, method, target.as_bytes(), &headers).await;
             let allow = head.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap_or_default();
-            let told: BTreeSet<String> =
+            let allowed: BTreeSet<String> =
                 allow.split(',').map(|method| method.trim().to_ascii_uppercase()).collect();
-            if status(&head) != 405 || told != *known {
+            if status(&head) != 405 || allowed != *known {
                 wrong.push(format!("{method} {target} knows {known:?}: {head}"));
             }
             if method != "HEAD" {
@@ -188,7 +188,7 @@ async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() 
             target.to_owned()
         };
         let (head, body) =
-            ask(&app, method, target.as_bytes(), &[bearer.as_bytes(), b"Content-Length: 0"]).await;
+            request(&app, method, target.as_bytes(), &[bearer.as_bytes(), b"Content-Length: 0"]).await;
         // The file does not exist.
         if target.starts_with("/v1/files") {
             assert_eq!(status(&head), 404);
@@ -198,6 +198,6 @@ async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() 
         assert_eq!(is_no_problem(&head, &body), None);
     }
     let file = crate::files::downloads::upload(&app, &anna, "a", "", "x".into()).await;
-    let (head, _) = ask(&app, "POST", file.as_bytes(), &[bearer.as_bytes(), b"Content-Length: 0"]).await;
+    let (head, _) = request(&app, "POST", file.as_bytes(), &[bearer.as_bytes(), b"Content-Length: 0"]).await;
     assert!(status(&head) == 405 && head.contains("\r\nallow: "), "{head}");
 }

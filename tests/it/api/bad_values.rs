@@ -263,8 +263,8 @@ async fn no_forged_cursor_is_a_500() {
         for key in &keys {
             let cursor = serde_json::to_vec(&(&hash.as_ref()[..8], key)).unwrap();
             let separator = if query.is_empty() { "?" } else { "&" };
-            let asked = format!("{path}{separator}cursor={}", URL_SAFE_NO_PAD.encode(cursor));
-            requests.push((format!("{route} {key}"), world.request(&Method::GET, &asked)));
+            let target = format!("{path}{separator}cursor={}", URL_SAFE_NO_PAD.encode(cursor));
+            requests.push((format!("{route} {key}"), world.request(&Method::GET, &target)));
         }
     }
     let failures = failures(requests).await;
@@ -382,7 +382,7 @@ async fn no_header_is_a_500() {
 }
 
 #[tokio::test]
-async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
+async fn impossible_texts_and_times_are_refused_with_their_field() {
     let world = world().await;
     let file = world.body(&Method::POST, "/v1/imports").await["file_id"].clone();
     for (path, body, pointer) in [
@@ -416,9 +416,9 @@ async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
 }
 
 #[tokio::test]
-async fn an_array_is_no_object() {
+async fn an_array_is_not_an_object() {
     let world = world().await;
-    let ask = async |method: &Method, path: &str, body: &Value| {
+    let send = async |method: &Method, path: &str, body: &Value| {
         let answer = world.request(method, path).json(body).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
@@ -429,13 +429,13 @@ async fn an_array_is_no_object() {
         }
         let path = world.path(&route).await;
         // The remaining routes do not read JSON.
-        if ask(&method, &path, &json!(5)).await.0 != 422 {
+        if send(&method, &path, &json!(5)).await.0 != 422 {
             continue;
         }
         let body = world.body(&method, &route).await;
         let fields: Vec<&Value> = body.as_object().unwrap().values().collect();
         for array in [json!([]), json!([null]), json!([true]), json!([null, 5]), json!(fields)] {
-            let (status, text) = ask(&method, &path, &array).await;
+            let (status, text) = send(&method, &path, &array).await;
             assert_eq!(status, 422, "{method} {route} {array}: {text}");
             let problem: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(problem["errors"][0]["pointer"], "", "{text}");
@@ -457,7 +457,8 @@ async fn an_array_is_no_object() {
         (json!({}), "/rule"),
         (json!({"any_sale": {}, "new_low": {}}), "/rule"),
     ] {
-        let (status, text) = ask(&Method::POST, "/v1/watches", &json!({"game_id": game, "rule": rule})).await;
+        let (status, text) =
+            send(&Method::POST, "/v1/watches", &json!({"game_id": game, "rule": rule})).await;
         assert_eq!(status, 422, "{rule}: {text}");
         let problem: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{text}");
@@ -469,7 +470,7 @@ async fn an_array_is_no_object() {
         (json!({"kind": 5}), "/kind"),
         (json!({"kind": ["prices"]}), "/kind"),
     ] {
-        let (status, text) = ask(&Method::POST, "/v1/exports", &body).await;
+        let (status, text) = send(&Method::POST, "/v1/exports", &body).await;
         assert_eq!(status, 422, "{body}: {text}");
         let problem: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{text}");
@@ -486,7 +487,7 @@ async fn an_array_is_no_object() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_much_larger_than_its_question() {
+async fn a_response_is_not_much_larger_than_its_request() {
     let world = world().await;
     let long = "x".repeat(500_000);
     for (path, body) in [

@@ -97,7 +97,7 @@ async fn many_at_once_have_one_effect() {
 }
 
 #[tokio::test]
-async fn keys_that_are_none_and_callers_that_are_none_are_refused() {
+async fn invalid_keys_and_unknown_callers_are_refused() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     for key in ["", "\"", "\"\"", &"x".repeat(256), "a b", "\"a\" \"b\""] {
@@ -138,7 +138,7 @@ async fn refusals_are_repeated_and_failures_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_goes_on_when_its_client_hangs_up() {
+async fn a_request_in_flight_continues_when_its_client_hangs_up() {
     let (calls, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let app = TestApp::builder()
         .router({
@@ -182,7 +182,7 @@ async fn what_is_in_flight_goes_on_when_its_client_hangs_up() {
 }
 
 #[tokio::test]
-async fn what_died_is_taken_over_when_its_lock_has_run_out() {
+async fn a_request_that_died_is_taken_over_when_its_lock_has_expired() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     // A process that begins to execute the request, and is killed.
@@ -289,7 +289,7 @@ async fn the_answer_of_a_stronger_token_is_not_for_a_weaker_one() {
 }
 
 #[tokio::test]
-async fn many_refusals_are_told_and_kept_within_limits() {
+async fn many_refusals_are_reported_and_kept_within_limits() {
     let app = TestApp::spawn().await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let good = json!({"store": "gog", "sku": "a", "price": "1.00", "currency": "EUR"}).to_string() + "\n";
@@ -301,23 +301,26 @@ async fn many_refusals_are_told_and_kept_within_limits() {
         request.header("content-type", "application/x-ndjson").body(body).send()
     };
     let first = send("many", lines.clone()).await.unwrap();
-    let told: Value = serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
-    let rejected = told["rejected"].as_array().unwrap();
-    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(1), &json!(10_000)));
+    let answered: Value = serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
+    let rejected = answered["rejected"].as_array().unwrap();
+    assert_eq!((&answered["accepted"], &answered["rejected_count"]), (&json!(1), &json!(10_000)));
     assert!((100..=1_000).contains(&rejected.len()), "{}", rejected.len());
-    assert!(told.to_string().len() < (256 << 10) + 1_000, "{}", told.to_string().len());
+    assert!(answered.to_string().len() < (256 << 10) + 1_000, "{}", answered.to_string().len());
     assert_eq!(rejected.last().unwrap()["index"], rejected.len(), "the first ones");
-    assert_eq!(told["detail"], Value::Null);
+    assert_eq!(answered["detail"], Value::Null);
 
     let again = send("many", lines).await.unwrap();
     assert_eq!(
         (again.status().as_u16(), &again.headers()["idempotency-replayed"]),
         (202, &"true".parse().unwrap())
     );
-    assert_eq!(again.headers()["location"], format!("/v1/batches/{}", told["batch_id"].as_str().unwrap()));
+    assert_eq!(
+        again.headers()["location"],
+        format!("/v1/batches/{}", answered["batch_id"].as_str().unwrap())
+    );
     let again: Value = again.json().await.unwrap();
     for field in ["batch_id", "accepted", "rejected_count"] {
-        assert_eq!(again[field], told[field], "{field}");
+        assert_eq!(again[field], answered[field], "{field}");
     }
     assert_eq!(again["rejected"], json!([]));
     assert!(again["detail"].as_str().unwrap().contains("only their counts were kept"), "{again}");
@@ -334,8 +337,8 @@ async fn many_refusals_are_told_and_kept_within_limits() {
         let request = app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", "json");
         request.json(&body).send()
     };
-    let told: Value = json(1).await.unwrap().json().await.unwrap();
-    assert!(told["rejected"].as_array().unwrap().len() < 1_000 && told["rejected_count"] == 1_000);
+    let answered: Value = json(1).await.unwrap().json().await.unwrap();
+    assert!(answered["rejected"].as_array().unwrap().len() < 1_000 && answered["rejected_count"] == 1_000);
     let again: Value = json(2).await.unwrap().json().await.unwrap();
     assert_eq!((&again["rejected_count"], &again["rejected"]), (&json!(1_000), &json!([])));
     assert!(count(&app, kept).await < 3 * (64 << 10));
@@ -365,7 +368,7 @@ async fn an_answer_too_large_to_be_kept_is_not_given_twice() {
 }
 
 #[tokio::test]
-async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
+async fn an_account_has_a_limit_of_keys_and_of_bytes() {
     let app = TestApp::spawn().await;
     for (name, keys, bytes) in [("anna", idempotency::MAX_KEYS, 10), ("ben", 1_100, 63_000)] {
         let user = app.user(name, &[]).await;
@@ -377,7 +380,7 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
         let now = app.state.clock.now();
         let fill = sqlx::query(fill).bind(user.account).bind(now).bind(bytes).bind(keys);
         fill.execute(&app.state.writer).await.unwrap();
-        // The counter starts anew after a while.
+        // The counter starts again after a while.
         app.clock.advance(TimeDelta::minutes(2));
         let refused = make_key(&app, &user, "new", "till").send().await.unwrap();
         assert_eq!(
@@ -398,7 +401,7 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
+async fn a_client_that_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
     // Once where the request itself executes, and once where the execution outlives the request.
     for media in ["application/x-ndjson", "application/json"] {
         let app = TestApp::spawn().await;

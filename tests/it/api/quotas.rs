@@ -32,12 +32,12 @@ impl Fleet {
 
 /// Sends the same request forty times at once; returns how many succeeded.
 async fn made(fleet: &Fleet, user: &User, method: Method, path: &str, body: Value) -> usize {
-    let asked = (0..AT_ONCE).map(|at| {
+    let requests = (0..AT_ONCE).map(|at| {
         // The requests must differ, so none counts as a repetition of another.
         let body: Value = serde_json::from_str(&body.to_string().replace("{at}", &at.to_string())).unwrap();
         fleet.instance(at).call(user, method.clone(), path, body)
     });
-    let answers = join_all(asked).await;
+    let answers = join_all(requests).await;
     let refused: Vec<u16> =
         answers.iter().map(|answer| answer.status).filter(|status| *status != 201).collect();
     assert!(refused.iter().all(|status| matches!(status, 409 | 413 | 429)), "{refused:?}");
@@ -61,11 +61,11 @@ async fn watches() {
     .execute(&fleet.one().state.writer)
     .await
     .unwrap();
-    let asked = games.iter().enumerate().map(|(at, game)| {
+    let requests = games.iter().enumerate().map(|(at, game)| {
         let wanted = json!({"game_id": game, "rule": {"new_low": {}}});
         fleet.instance(at).call(&anna, Method::POST, "/v1/watches", wanted)
     });
-    let made = join_all(asked).await.iter().filter(|answer| answer.status == 201).count();
+    let made = join_all(requests).await.iter().filter(|answer| answer.status == 201).count();
     assert_eq!(made, 5);
 }
 

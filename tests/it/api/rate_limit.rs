@@ -16,7 +16,7 @@ async fn spawn() -> TestApp {
 }
 
 #[tokio::test]
-async fn an_account_has_so_many_requests_a_minute() {
+async fn an_account_has_a_limit_of_requests_per_minute() {
     let app = spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let me = async |token: &str| app.get("/v1/me").bearer_auth(token).send().await.unwrap();
@@ -57,7 +57,7 @@ async fn an_address_without_a_token_has_its_own_count_and_304_costs_nothing() {
 }
 
 #[tokio::test]
-async fn strangers_are_counted_by_the_address_that_a_trusted_proxy_tells_and_no_other() {
+async fn anonymous_clients_are_counted_by_the_address_that_a_trusted_proxy_reports_only() {
     let limit = ("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "1");
     let of = async |app: &TestApp, address: &str| {
         app.get("/v1/deals").header("x-forwarded-for", address).send().await.unwrap().status().as_u16()

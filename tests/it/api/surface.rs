@@ -64,7 +64,7 @@ async fn an_unknown_path_is_a_problem_with_a_request_id() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_know_is_told_which_it_knows() {
+async fn an_unsupported_method_is_answered_with_the_supported_ones() {
     let app = TestApp::spawn().await;
     for method in ["PUT", "OPTIONS", "TRACE", "BREW"] {
         let answer = app.request(method.parse().unwrap(), "/v1/me").send().await.unwrap();
@@ -74,7 +74,7 @@ async fn a_method_that_a_path_does_not_know_is_told_which_it_knows() {
 }
 
 #[tokio::test]
-async fn answers_tell_browsers_and_caches_to_be_careful() {
+async fn responses_make_browsers_and_caches_careful() {
     let app = TestApp::spawn().await;
     let user = app.user("anna", &[]).await;
     let answer = app.get("/v1/me").bearer_auth(&user.token).send().await.unwrap();
@@ -151,7 +151,7 @@ async fn json_ends_with_a_line_feed_and_its_length_and_tag_count_it() {
 }
 
 #[tokio::test]
-async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is() {
+async fn a_browser_at_the_root_gets_a_page_with_a_link_to_the_documentation() {
     let app = TestApp::spawn().await;
     let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let page = app.get("/").header("accept", browser).send().await.unwrap();
@@ -227,7 +227,7 @@ async fn connections_are_suspect_before_the_work_of_a_client_that_hung_up_is_dro
 }
 
 #[tokio::test]
-async fn a_trace_goes_through() {
+async fn a_trace_is_passed_through() {
     let app = TestApp::builder().router(misbehaving).spawn().await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let answer = app.get("/trace").header("traceparent", parent).send().await.unwrap();
@@ -274,7 +274,7 @@ async fn a_streamed_body_may_take_longer_than_a_request_but_not_pause() {
 }
 
 #[tokio::test]
-async fn bodies_of_the_wrong_type_size_or_coding_are_refused() {
+async fn bodies_of_an_unsupported_type_size_or_coding_are_refused() {
     let app = TestApp::builder()
         .settings(&[("SALEBELL_SERVER__MAX_JSON_BYTES", "100")])
         .router(misbehaving)
@@ -295,7 +295,7 @@ async fn bodies_of_the_wrong_type_size_or_coding_are_refused() {
 }
 
 #[tokio::test]
-async fn heads_that_are_too_large_or_no_http_are_refused() {
+async fn heads_that_are_too_large_or_not_http_are_refused() {
     let app = TestApp::spawn().await;
     let answer = app.get(&format!("/v1/me?{}", "q".repeat(17_000))).send().await.unwrap();
     assert_eq!(problem(answer, 414).await.r#type, "/problems/uri-too-long");

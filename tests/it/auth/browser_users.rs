@@ -112,7 +112,7 @@ async fn a_user_is_the_same_account_as_with_a_token_of_the_same_issuer() {
 }
 
 #[tokio::test]
-async fn forged_words_of_a_load_balancer_are_refused() {
+async fn forged_headers_of_a_load_balancer_are_refused() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let now = app.clock.now().timestamp();
@@ -179,11 +179,11 @@ async fn only_a_trusted_proxy_is_believed_and_only_where_there_is_a_load_balance
     assert_eq!((status, &body["detail"]), (401, &json!("The Authorization header is missing.")));
     let without = TestApp::builder().settings(&[TRUSTED]).spawn().await;
     assert_eq!(me(&without, &good).await.0, 401);
-    assert_eq!(balancer.keys.asked(), 0);
+    assert_eq!(balancer.keys.requests(), 0);
 }
 
 #[tokio::test]
-async fn a_token_that_was_given_on_purpose_counts_alone() {
+async fn a_bearer_token_takes_precedence_over_the_load_balancer() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let ben = app.user("ben", &["operator"]).await;
@@ -253,25 +253,25 @@ async fn another_site_cannot_make_a_browser_change_anything() {
 }
 
 #[tokio::test]
-async fn a_key_is_fetched_once_and_stays_while_its_address_is_away() {
+async fn a_key_is_fetched_once_and_stays_while_its_address_is_unavailable() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let tokens: Vec<String> =
         (0..20).map(|at| balancer.says(&app, json!({}), json!({"sub": at.to_string()}))).collect();
     let answers = futures_util::future::join_all(tokens.iter().map(|token| me(&app, token))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
-    assert_eq!(balancer.keys.asked(), 1);
+    assert_eq!(balancer.keys.requests(), 1);
     for (status, body) in [(500, ""), (404, ""), (200, "nonsense")] {
         balancer.keys.answer(status, body);
         app.clock.advance(TimeDelta::hours(30));
         let (status, body) = me(&app, &balancer.says(&app, json!({}), json!({}))).await;
         assert_eq!(status, 200, "{body}");
     }
-    assert_eq!(balancer.keys.asked(), 1);
+    assert_eq!(balancer.keys.requests(), 1);
 }
 
 #[tokio::test]
-async fn without_its_key_it_is_the_address_that_is_away_and_not_the_user_who_is_wrong() {
+async fn without_its_key_the_address_is_unavailable_and_the_user_is_not_refused() {
     let balancer = Balancer::start().await;
     let app = balancer.app().await;
     let rsa = SigningKey::generate("EdDSA", "ed").pem();
@@ -279,7 +279,7 @@ async fn without_its_key_it_is_the_address_that_is_away_and_not_the_user_who_is_
     for (status, body) in [(500, ""), (302, ""), (200, "nonsense"), (200, rsa.as_str()), (200, long.as_str())]
     {
         balancer.keys.answer(status, body);
-        let before = balancer.keys.asked();
+        let before = balancer.keys.requests();
         for _ in 0..3 {
             let token = balancer.says(&app, json!({}), json!({}));
             let answer = app.get("/v1/me").header(HEADER, token).send().await.unwrap();
@@ -288,7 +288,7 @@ async fn without_its_key_it_is_the_address_that_is_away_and_not_the_user_who_is_
                 (503, &"1".parse().unwrap())
             );
         }
-        assert_eq!(balancer.keys.asked(), before + 1);
+        assert_eq!(balancer.keys.requests(), before + 1);
         app.clock.advance(TimeDelta::seconds(3));
     }
     balancer.keys.answer(200, balancer.key.pem());
@@ -308,13 +308,13 @@ async fn unknown_keys_cause_no_flood() {
     for _ in 0..5 {
         assert_eq!(me(&app, &of_key(&id)).await.0, 401);
     }
-    assert_eq!(balancer.keys.asked(), 2);
+    assert_eq!(balancer.keys.requests(), 2);
     // Invented keys: the number of requests for them is limited.
     let mut statuses = Vec::new();
     for _ in 0..60 {
         statuses.push(me(&app, &of_key(&Uuid::new_v4().to_string())).await.0);
     }
-    assert_eq!(balancer.keys.asked(), 21);
+    assert_eq!(balancer.keys.requests(), 21);
     assert!(statuses[..19].iter().all(|status| *status == 401), "{statuses:?}");
     assert!(statuses[19..].iter().all(|status| *status == 503), "{statuses:?}");
     // Users whose key is known are not affected.

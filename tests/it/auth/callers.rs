@@ -59,7 +59,7 @@ async fn me(app: &TestApp, token: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn an_account_appears_on_first_sight_and_stays_the_same() {
+async fn an_account_is_created_on_first_use_and_stays_the_same() {
     let app = spawn(|_| {}).await;
     let mut ids = Vec::new();
     for key in [&*RSA, &*EC, &*ED] {
@@ -256,7 +256,7 @@ async fn other_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_once_and_again_for_a_new_one_but_seldom() {
+async fn keys_are_fetched_once_and_rarely_again_for_an_unknown_one() {
     let server = KeyServer::start().await;
     server.serve(&[&ED]);
     let app = spawn_with_url(&server.url).await;
@@ -265,18 +265,18 @@ async fn keys_are_fetched_once_and_again_for_a_new_one_but_seldom() {
     let tokens: Vec<String> = (0..20).map(|sub| token(&ED, sub)).collect();
     let answers = futures_util::future::join_all(tokens.iter().map(|token| me(&app, token))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
-    assert_eq!(server.asked(), 1);
+    assert_eq!(server.requests(), 1);
 
     // The issuer has a new key: it is fetched when a token names it, at most every 30 seconds.
     server.serve(&[&ED, &EC]);
     assert_eq!(me(&app, &token(&EC, 1)).await.0, 401);
-    assert_eq!(server.asked(), 1);
+    assert_eq!(server.requests(), 1);
     app.clock.advance(TimeDelta::seconds(31));
     assert_eq!(me(&app, &token(&EC, 1)).await.0, 200);
     for _ in 0..5 {
         assert_eq!(me(&app, &token(&RSA, 1)).await.0, 401);
     }
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.requests(), 2);
 }
 
 #[tokio::test]
@@ -291,11 +291,11 @@ async fn keys_stay_while_their_issuer_is_down_and_go_when_it_withdraws_them() {
     {
         server.answer(status, body);
         app.clock.advance(TimeDelta::minutes(11));
-        let before = server.asked();
+        let before = server.requests();
         assert_eq!(me(&app, &token(&ED)).await.0, 200);
         assert_eq!(me(&app, &token(&EC)).await.0, 401);
         // Fetched in the background or because of the unknown key, but exactly once.
-        assert_eq!(server.asked(), before + 1, "{status}");
+        assert_eq!(server.requests(), before + 1, "{status}");
     }
     // The key is withdrawn: the next background fetch drops it.
     server.serve(&[&EC]);
@@ -313,7 +313,7 @@ async fn keys_stay_while_their_issuer_is_down_and_go_when_it_withdraws_them() {
 }
 
 #[tokio::test]
-async fn without_any_key_it_is_the_issuer_that_is_away_and_not_the_token_that_is_wrong() {
+async fn without_any_key_the_issuer_is_unavailable_and_the_token_is_not_invalid() {
     let server = KeyServer::start().await;
     let app = spawn_with_url(&server.url).await;
     let token = ED.token(&claims(&app, json!({})));
@@ -322,5 +322,5 @@ async fn without_any_key_it_is_the_issuer_that_is_away_and_not_the_token_that_is
     server.serve(&[&ED]);
     app.clock.advance(TimeDelta::seconds(3));
     assert_eq!(me(&app, &token).await.0, 200);
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.requests(), 2);
 }

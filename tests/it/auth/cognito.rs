@@ -92,7 +92,7 @@ async fn me(app: &TestApp, token: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn an_access_token_of_our_client_is_taken_and_its_groups_count() {
+async fn an_access_token_of_our_client_is_accepted_and_its_groups_count() {
     let pool = Pool::create().await;
     let app = pool.app(|_| {}).await;
     let (access, identity) = pool.tokens(&pool.client).await;

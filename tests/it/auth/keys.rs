@@ -102,7 +102,7 @@ async fn no_key_may_do_more_or_live_longer_than_its_maker() {
 }
 
 #[tokio::test]
-async fn wrong_fields_are_named() {
+async fn invalid_fields_are_named() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     for (body, pointer) in [
@@ -163,7 +163,7 @@ async fn the_last_use_is_noted_at_most_once_a_minute() {
 }
 
 #[tokio::test]
-async fn keys_are_made_listed_and_revoked_by_hand() {
+async fn keys_are_created_listed_and_revoked_by_command() {
     let app = TestApp::spawn().await;
     let key = async |arguments: &[&str]| {
         let settings = [("SALEBELL_DATABASE__URL", app.database.url.as_str())];

@@ -13,7 +13,7 @@ use crate::support::proxy::{Proxy, spawn_behind_proxy};
 use crate::support::s3::flaky;
 use crate::support::{TestApp, User, eventually, instance};
 
-crate::on_both_buses!(dead_messages_are_told_and_redriven_from_a_shell,);
+crate::on_both_buses!(dead_messages_are_reported_and_redriven_from_a_shell,);
 
 const SHOP: &[&str] = &["prices:write", "catalogue:write"];
 
@@ -70,7 +70,7 @@ const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 /// Reports prices while `away` makes the database unavailable, and checks that all of them are recorded.
-async fn reports_while_away(away: impl Fn(&Proxy)) {
+async fn reports_during_outage(outage: impl Fn(&Proxy)) {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let (shop, partner) = (app.user("shop", SHOP).await, app.user("partner", &["prices:write"]).await);
     let stranger = app.user("stranger", SHOP).await;
@@ -79,7 +79,7 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     let working = tokio::spawn(worker::run(app.state.clone()));
     done(&app, &shop, &first).await;
 
-    away(&proxy);
+    outage(&proxy);
     let report = |observations: Value| json!({"observations": observations}).to_string();
     let one = taken(post(&app, &shop, JSON, None, report(json!([seen("0", "9.99", 2)]))).await).await;
     let refused = taken(post(&app, &shop, JSON, None, report(json!([{}]))).await).await;
@@ -128,17 +128,17 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_reported_while_the_database_refuses_arrives_when_it_is_back() {
-    reports_while_away(Proxy::cut).await;
+async fn reports_during_refusals_of_the_database_arrive_when_it_is_back() {
+    reports_during_outage(Proxy::cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_reported_while_the_database_is_silent_arrives_when_it_is_back() {
-    reports_while_away(Proxy::silence).await;
+async fn reports_during_silence_of_the_database_arrive_when_it_is_back() {
+    reports_during_outage(Proxy::silence).await;
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_not_known_any_more() {
+async fn a_revoked_key_is_no_longer_known() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let shop = app.user("shop", SHOP).await;
     app.report(&shop, json!([])).await;
@@ -162,12 +162,12 @@ fn noise(state: &mut u64, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the_order_of_time() {
+async fn a_report_too_large_for_a_message_becomes_several_in_chronological_order() {
     let app = TestApp::builder().bus(Carrier::Aws).spawn().await;
     let shop = app.user("shop", SHOP).await;
     let mut state = 7;
     // Each of 1000 offers goes on sale and off again; reported in a shuffled order, 4 MiB that hardly compress.
-    let mut told: Vec<Value> = (0..3000_usize)
+    let mut reported: Vec<Value> = (0..3000_usize)
         .map(|at| {
             let (offer, turn) = (at * 7 % 1000, at / 1000);
             let (price, day) = [("20.00", 3), ("9.99", 2), ("20.00", 1)][turn];
@@ -176,8 +176,8 @@ async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the
             line
         })
         .collect();
-    let last = told.split_off(2990);
-    let answer = taken(post(&app, &shop, NDJSON, None, lines(told.into_iter())).await).await;
+    let last = reported.split_off(2990);
+    let answer = taken(post(&app, &shop, NDJSON, None, lines(reported.into_iter())).await).await;
     assert_eq!((&answer["accepted"], &answer["rejected_count"]), (&json!(2990), &json!(0)));
     let small = app.report(&shop, json!(last)).await;
     app.record_all().await;
@@ -197,7 +197,7 @@ async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aws_that_fails_loses_and_doubles_nothing() {
+async fn failures_of_aws_lose_and_duplicate_nothing() {
     let queues = Queues::create_with(false).await;
     let failing = flaky(&queues.endpoint, 4).await;
     let mut settings = queues.settings().to_vec();
@@ -230,7 +230,7 @@ async fn an_aws_that_fails_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn an_aws_that_hangs_is_a_503_in_time() {
+async fn a_hanging_aws_is_a_503_in_time() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let hanging = tokio::spawn(async move {
@@ -256,7 +256,7 @@ async fn an_aws_that_hangs_is_a_503_in_time() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
+async fn a_worker_that_is_stopped_releases_its_messages() {
     let settings = [&IMPATIENT[..], &[("SALEBELL_WORKER__LEASE_S", "600")]].concat();
     let (app, proxy, database) = spawn_behind_proxy(Carrier::Aws, &settings).await;
     let shop = app.user("shop", SHOP).await;
@@ -283,7 +283,7 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
 
 /// SQS hands a message to a receive call that its caller has abandoned; the message then stays hidden for a lease.
 #[tokio::test]
-async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
+async fn a_worker_that_is_stopped_waits_for_its_last_receive() {
     let app =
         TestApp::builder().bus(Carrier::Aws).settings(&[("SALEBELL_WORKER__LEASE_S", "600")]).spawn().await;
     let (shop, queues) = (app.user("shop", SHOP).await, app.queues.as_ref().unwrap());
@@ -306,7 +306,7 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     assert_eq!(other.batch(&shop, &second).await["recorded"], 1);
 }
 
-async fn dead_messages_are_told_and_redriven_from_a_shell(carrier: Carrier) {
+async fn dead_messages_are_reported_and_redriven_from_a_shell(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 0 are dead.\n");
     app.state.bus.send_batch(&[b"damage".to_vec(), b"damage".to_vec()]).await.unwrap();

@@ -100,7 +100,7 @@ fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
     sums
 }
 
-/// The same figures from the Prometheus endpoint.
+/// Sums of the same metrics at the Prometheus endpoint.
 fn totals(text: &str) -> BTreeMap<String, f64> {
     let mut totals = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -145,7 +145,7 @@ fn observation(sku: u32, price: &str, day: u32) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_written_adds_up_to_what_prometheus_shows() {
+async fn the_written_values_add_up_to_those_of_prometheus() {
     let app = TestApp::spawn().await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let anna = app.user("anna.secret@example.com", &[]).await;
@@ -249,7 +249,7 @@ async fn a_line_is_a_message_of_the_journal_and_there_is_nothing_else_in_it() {
             let entries = journal.of("salebell::emf").into_iter();
             entries.filter(|entry| entry["SYSLOG_PID"] == id).collect::<Vec<_>>()
         };
-        eventually("it tells what stands just now", async || !of_process().is_empty()).await;
+        eventually("it reports the current state", async || !of_process().is_empty()).await;
         process.signal(Signal::SIGTERM);
         assert_eq!(process.exit_code().await, Some(0), "{}", process.log());
         for entry in of_process() {
@@ -261,7 +261,7 @@ async fn a_line_is_a_message_of_the_journal_and_there_is_nothing_else_in_it() {
 }
 
 #[tokio::test]
-async fn a_journald_hands_on_what_it_got_as_it_was() {
+async fn a_journald_forwards_lines_unchanged() {
     let Some(wrapper) = beside_a_journald() else { return };
     let app = TestApp::spawn().await;
     let settings = [("SALEBELL_TELEMETRY__EMF", "journal"), PROD];
@@ -277,7 +277,7 @@ async fn a_journald_hands_on_what_it_got_as_it_was() {
 }
 
 #[tokio::test]
-async fn without_a_database_the_lines_come_and_tell_nothing_that_nobody_knows() {
+async fn without_a_database_the_lines_are_written_without_unknown_values() {
     let settings = [
         ("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none"),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
@@ -309,7 +309,7 @@ async fn without_a_database_the_lines_come_and_tell_nothing_that_nobody_knows() 
 }
 
 #[tokio::test]
-async fn the_queues_are_looked_at_now_and_then_however_often_somebody_asks() {
+async fn the_queues_are_polled_at_an_interval_however_often_metrics_are_requested() {
     let database = TestDatabase::create().await;
     let api = Binary::api_on(&database);
     let began = std::time::Instant::now();
@@ -323,12 +323,12 @@ async fn the_queues_are_looked_at_now_and_then_however_often_somebody_asks() {
     .await
     .unwrap();
     let found = async || scrape(&api).await.contains("\nbus_dead_messages 1\n");
-    eventually("it is looked at again", found).await;
+    eventually("it is polled again", found).await;
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn the_queues_tell_how_long_they_have_waited() {
+async fn the_queues_report_the_age_of_their_oldest_entry() {
     let app = TestApp::spawn().await;
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);

@@ -103,7 +103,7 @@ fn age(app: &App) -> TimeDelta {
 }
 
 #[tokio::test]
-async fn each_host_has_a_token_of_its_own_and_another_one_after_ten_minutes() {
+async fn each_host_has_its_own_token_and_another_one_after_ten_minutes() {
     let setting = Setting::new(own_key).await;
     let app = setting.app();
     // Connections are held, so each one is new.
@@ -153,7 +153,7 @@ async fn an_expired_token_is_refused_and_replaced_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn what_rds_would_refuse_is_refused() {
+async fn tokens_that_rds_would_refuse_are_refused() {
     let setting = Setting::new(own_key).await;
     let of = |id: &str, secret: &str, session| Credentials::new(id, secret, session, None, "test");
     let id = std::env::var("AWS_ACCESS_KEY_ID").unwrap();
@@ -183,8 +183,8 @@ async fn what_rds_would_refuse_is_refused() {
         let error = log_in(token.expose_secret(), PgSslMode::Require).await.unwrap_err();
         let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
         assert_eq!(code.as_deref(), Some("28000"), "{error}");
-        let told = setting.writer.seen().refused.pop().unwrap();
-        assert!(told.contains(&reason), "{told}, not {reason}");
+        let reported = setting.writer.seen().refused.pop().unwrap();
+        assert!(reported.contains(&reason), "{reported}, not {reason}");
     }
     let token = make_token(("localhost", port), "app", REGION, &key, now).unwrap();
     log_in(token.expose_secret(), PgSslMode::Require).await.unwrap();
@@ -194,7 +194,7 @@ async fn what_rds_would_refuse_is_refused() {
 }
 
 #[tokio::test]
-async fn a_user_without_the_right_is_told_clearly() {
+async fn a_missing_right_is_reported_clearly() {
     let setting = Setting::new(own_key).await;
     setting.writer.seen().users.clear();
     let settings = setting.settings();
@@ -216,7 +216,7 @@ async fn a_user_without_the_right_is_told_clearly() {
 }
 
 #[tokio::test]
-async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
+async fn the_role_of_the_instance_logs_in_when_it_is_late_or_changes_and_after_an_outage() {
     let ec2 = std::sync::Arc::new(Ec2::start(Group::new("salebell-test")).await);
     let metadata = ec2.launch("i-1").await;
     let keys = ec2.clone();
@@ -235,10 +235,10 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
 
     // The role appears a moment after the command has started.
     ec2.world().role_is_late = true;
-    let asked = async || ec2.calls("GET /latest/meta-data/iam") > 2;
+    let requested = async || ec2.calls("GET /latest/meta-data/iam") > 2;
     let (output, ()) =
         tokio::join!(async { command(&["migrate"], &settings).output().await.unwrap() }, async {
-            eventually("the role is asked for", asked).await;
+            eventually("the role is requested", requested).await;
             let mut world = ec2.world();
             world.role_keys.change(TimeDelta::seconds(60));
             world.role_is_late = false;
@@ -248,15 +248,15 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     assert!(output.status.success(), "{output:?}");
     let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
 
-    // A service starts despite that.
+    // A service starts although the role is late.
     ec2.world().role_is_late = true;
     let service = Binary::start(&["api"], &settings);
     let mut worker = Binary::start(&["worker"], &settings);
     let url = service.url().await;
     let client = Client::builder().no_proxy().build().unwrap();
     let status = async |path: &str| {
-        let asked = client.get(format!("{url}/{path}")).bearer_auth(&key).send().await;
-        asked.unwrap().status().as_u16()
+        let requested = client.get(format!("{url}/{path}")).bearer_auth(&key).send().await;
+        requested.unwrap().status().as_u16()
     };
     service.logged("there are no credentials of AWS").await;
     assert_eq!(status("readyz").await, 503);
@@ -285,7 +285,7 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
                 .all(|host| host.last().contains(&format!("={}%2F", next.id)))
         })
         .await;
-        assert!(setting.clock.now() < role.end, "the old one was over");
+        assert!(setting.clock.now() < role.end, "the old key had expired");
         role = next;
     }
 
@@ -300,9 +300,11 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     // The metadata service is unavailable until the key has expired: then new log-ins fail, while existing connections
     // stay.
     ec2.world().metadata_outage = Some(Fault::Status(500));
-    let told = service.log().len();
-    eventually("it is told", async || service.log()[told..].contains("there is no token for the database: "))
-        .await;
+    let reported = service.log().len();
+    eventually("it is reported", async || {
+        service.log()[reported..].contains("there is no token for the database: ")
+    })
+    .await;
     assert!(service.log().contains("s left, and there are no others"), "{}", service.log());
     assert_eq!(status("v1/watches").await, 200, "{}", service.log());
     {

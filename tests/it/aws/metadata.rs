@@ -70,14 +70,14 @@ async fn a_token_is_renewed_before_it_expires_and_when_it_is_refused() {
 }
 
 #[tokio::test]
-async fn what_fails_for_a_while_is_asked_again() {
+async fn a_request_that_fails_for_a_while_is_retried() {
     let (ec2, metadata) = launch().await;
     ec2.world().metadata_faults =
         [Fault::Status(503), Fault::Status(500), Fault::Status(429)].into_iter().collect();
     assert_eq!(metadata.identity().await.unwrap().instance_id, "i-1");
     // A tag that becomes available late.
     let late = async {
-        eventually("it is asked for", async || {
+        eventually("it is requested", async || {
             ec2.world().requests.iter().filter(|request| request.ends_with("/Late")).count() >= 2
         })
         .await;
@@ -88,7 +88,7 @@ async fn what_fails_for_a_while_is_asked_again() {
 }
 
 #[tokio::test]
-async fn what_does_not_come_back_is_given_up_in_time() {
+async fn a_request_that_never_succeeds_is_given_up_in_time() {
     let (ec2, metadata) = launch().await;
     let metadata = metadata.with_attempts(2);
     ec2.world().metadata_outage = Some(Fault::Status(500));
@@ -106,13 +106,13 @@ async fn what_does_not_come_back_is_given_up_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 
     // Nothing listens on port 1.
-    let nobody = Metadata::at("http://127.0.0.1:1").unwrap().with_attempts(2);
-    let text = nobody.identity().await.unwrap_err().to_string();
+    let silent = Metadata::at("http://127.0.0.1:1").unwrap().with_attempts(2);
+    let text = silent.identity().await.unwrap_err().to_string();
     assert!(text.contains("refused"), "{text}");
 }
 
 #[tokio::test]
-async fn what_will_never_succeed_is_not_tried_again() {
+async fn a_request_that_cannot_succeed_is_not_retried() {
     let (ec2, metadata) = launch().await;
     ec2.world().metadata_outage = Some(Fault::Status(403));
     let text = metadata.identity().await.unwrap_err().to_string();

@@ -92,7 +92,7 @@ impl Setting {
 
 /// Sends requests from concurrent clients until it is stopped; returns the number of successful answers, and all other
 /// outcomes.
-async fn ask(url: String, key: Arc<str>, sides: usize, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
+async fn load(url: String, key: Arc<str>, sides: usize, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let client = Client::builder().no_proxy().build().unwrap();
     let tasks = (0..sides).map(|side| {
         let (client, url, key, stop) = (client.clone(), url.clone(), key.clone(), stop.clone());
@@ -103,8 +103,8 @@ async fn ask(url: String, key: Arc<str>, sides: usize, stop: Arc<AtomicBool>) ->
             while good + bad.len() < 12 || !stop.load(Ordering::SeqCst) {
                 // Routes that use the reader, the writer, and the pool for health checks.
                 for path in ["v1/deals", "v1/watches", "readyz"] {
-                    let asked = client.get(format!("{url}/{path}?limit=10")).bearer_auth(&key).send();
-                    match asked.await {
+                    let response = client.get(format!("{url}/{path}?limit=10")).bearer_auth(&key).send();
+                    match response.await {
                         Ok(answer) if answer.status() == 200 => good += 1,
                         Ok(answer) => bad.push(format!("{side} {path}: {}", answer.text().await.unwrap())),
                         Err(error) => bad.push(format!("{side} {path}: {error:?}")),
@@ -137,17 +137,17 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
 
     // The database has the new password before Secrets Manager marks it as current.
     let stop = Arc::new(AtomicBool::new(false));
-    let asking = tokio::spawn(ask(url.clone(), key.clone(), 2, stop.clone()));
+    let loading = tokio::spawn(load(url.clone(), key.clone(), 2, stop.clone()));
     eventually("a few connections", async || setting.connections().await >= 2).await;
     let few = setting.connections().await;
     setting.environment.put_secret(&setting.secret, &login("second-hunter"), PENDING).await;
     setting.set_password("second-hunter").await;
-    let more = tokio::spawn(ask(url.clone(), key.clone(), 24, stop.clone()));
+    let more = tokio::spawn(load(url.clone(), key.clone(), 24, stop.clone()));
     eventually("more connections", async || setting.connections().await > few + 2).await;
     setting.environment.put_secret(&setting.secret, &login("second-hunter"), CURRENT).await;
     stop.store(true, Ordering::SeqCst);
-    for asking in [asking, more] {
-        let (good, bad) = asking.await.unwrap();
+    for loading in [loading, more] {
+        let (good, bad) = loading.await.unwrap();
         assert!(good > 10 && bad.is_empty(), "{good} good, and {bad:#?}\n{}", service.log());
     }
 
@@ -157,14 +157,14 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
     setting.set_password("third-hunter").await;
     let stop = Arc::new(AtomicBool::new(false));
     let reads = setting.environment.requests(READ_SECRET);
-    let asking = tokio::spawn(ask(url.clone(), key.clone(), 8, stop.clone()));
-    eventually("it looks for another one", async || setting.environment.requests(READ_SECRET) > reads + 2)
+    let loading = tokio::spawn(load(url.clone(), key.clone(), 8, stop.clone()));
+    eventually("it requests another one", async || setting.environment.requests(READ_SECRET) > reads + 2)
         .await;
     assert_eq!(setting.connections().await, 0);
     setting.environment.put_secret(&setting.secret, &login("third-hunter"), CURRENT).await;
     eventually("connections again", async || setting.connections().await > 2).await;
     stop.store(true, Ordering::SeqCst);
-    let (good, bad) = asking.await.unwrap();
+    let (good, bad) = loading.await.unwrap();
     assert!(good > 10 && bad.is_empty(), "{good} good, and {bad:#?}\n{}", service.log());
     // Refused connections do not each query AWS.
     assert!(setting.environment.requests(READ_SECRET) - reads < 40);
@@ -180,7 +180,7 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
 }
 
 #[tokio::test]
-async fn a_password_that_nobody_knows_is_refused_in_time() {
+async fn an_unknown_password_is_refused_in_time() {
     let setting = Setting::new("first-hunter").await;
     let file = setting.folder.path().join("config.toml");
     let config = Config::load(Some(file.as_path()), []).unwrap();
@@ -189,7 +189,7 @@ async fn a_password_that_nobody_knows_is_refused_in_time() {
     // Without a renewal the error is reported at once; with one, after a wait.
     let error = app.writer.acquire().await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "28P01");
-    app.log_in.password.keep_new();
+    app.log_in.password.expect_renewals();
     let begun = std::time::Instant::now();
     let error = app.writer.begin().await.unwrap_err();
     assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -217,7 +217,7 @@ async fn service(environment: &Environment, database: &TestDatabase) -> (salebel
 }
 
 #[tokio::test]
-async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
+async fn valid_keys_and_issuers_are_adopted_and_invalid_ones_are_not() {
     let (environment, database) = (Environment::create().await, TestDatabase::create_bare().await);
     let (old, new) = (secrets::generate_key().unwrap(), secrets::generate_key().unwrap());
     let row = Uuid::now_v7();

@@ -38,7 +38,7 @@ async fn setting() -> (TestApp, Arc<Ec2>, String) {
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
+async fn an_upload_continues_while_the_keys_of_the_role_change() {
     let (app, ec2, metadata) = setting().await;
     let anna = app.user("anna", &[]).await;
     let (s3, seen) = strict(&app.bucket.as_ref().unwrap().endpoint, ec2.clone()).await;
@@ -46,7 +46,7 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
     let api = Api::start(&app, &anna, &on_instance(&metadata, &s3)).await;
     let used = |id: &str| seen.lock().unwrap().iter().any(|signed| signed.key == id);
 
-    // Uploads a part for each new key, and pieces until that key is used.
+    // For each new key, pieces are uploaded until a request is signed with it.
     let whole = bytes(40 * MIB);
     let path = api.create(whole.len()).await;
     let mut at = 0;
@@ -85,13 +85,13 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
     for pair in keys.windows(2) {
         // The last key may not have been needed any more.
         let Some(first) = seen.iter().find(|signed| signed.key == pair[1].id) else { continue };
-        assert!(first.at < pair[0].end, "{} was used when {} was over", pair[1].id, pair[0].id);
+        assert!(first.at < pair[0].end, "{} was first used after {} had expired", pair[1].id, pair[0].id);
     }
     assert!(keys[..3].iter().all(|key| seen.iter().any(|signed| signed.key == key.id)));
 }
 
 #[tokio::test]
-async fn what_is_asked_before_the_role_is_there_waits_for_it() {
+async fn requests_made_before_the_role_exists_wait_for_it() {
     for (what, outage) in [("it has no role", None), ("it answers 500", Some(Fault::Status(500)))] {
         let (app, ec2, metadata) = setting().await;
         let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -106,13 +106,13 @@ async fn what_is_asked_before_the_role_is_there_waits_for_it() {
         let report = json!({"observations": [
             {"store": "Steam", "sku": "a", "price": "9.99", "currency": "EUR"}]});
         let report = app.client.post(api.url_for("/v1/prices")).bearer_auth(&shop.token).json(&report);
-        let asked = async || {
+        let requested = async || {
             let requests = ec2.world().requests.clone();
             requests.iter().filter(|request| request.contains("/latest/")).count() > 4
         };
         let (uploaded, reported, ()) =
             tokio::join!(sent(api.patch(&path, 0, bytes(6 * MIB))), sent(report), async {
-                eventually(what, asked).await;
+                eventually(what, requested).await;
                 let mut world = ec2.world();
                 world.role_is_late = false;
                 world.metadata_outage = None;
@@ -128,7 +128,7 @@ async fn what_is_asked_before_the_role_is_there_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_role_that_never_comes_is_told_in_time() {
+async fn a_role_that_never_appears_is_reported_in_time() {
     let (app, ec2, metadata) = setting().await;
     let anna = app.user("anna", &[]).await;
     ec2.world().role_is_late = true;

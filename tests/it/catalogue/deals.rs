@@ -53,7 +53,7 @@ const REPORTS: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn every_filter_and_order_finds_what_it_says() {
+async fn every_filter_and_order_returns_the_matching_deals() {
     let app = TestApp::spawn().await;
     report(&app, REPORTS).await;
     let alpha = "Alpha steam ZZ 10.00 EUR -50%";
@@ -103,7 +103,7 @@ async fn every_filter_and_order_finds_what_it_says() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_refused() {
+async fn invalid_queries_are_refused() {
     let app = TestApp::spawn().await;
     report(&app, REPORTS).await;
     for (query, parameter) in [

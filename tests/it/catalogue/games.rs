@@ -10,7 +10,7 @@ use crate::support::catalogue::answer;
 use salebell::domain::ids::GameId;
 
 #[tokio::test]
-async fn a_game_is_made_read_changed_and_removed() {
+async fn a_game_is_created_read_changed_and_removed() {
     let app = TestApp::spawn().await;
     let user = app.librarian().await;
     let body = json!({"title": " The\tWitcher® 3:  Wild&nbsp;Hunt \u{200b}", "publisher": "CD PROJEKT RED", "released_on": "2015-05-19", "url": "https://thewitcher.com"});
@@ -61,7 +61,7 @@ async fn a_game_is_made_read_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn wrong_fields_are_named_all_at_once() {
+async fn invalid_fields_are_named_all_at_once() {
     let app = TestApp::spawn().await;
     let user = app.librarian().await;
     let body = json!({"title": "a\u{0}b", "publisher": "p".repeat(201), "released_on": "0099-01-01", "url": "javascript:alert(1)"});
@@ -153,7 +153,7 @@ async fn a_list_gives_each_game_once_while_others_are_added() {
 }
 
 #[tokio::test]
-async fn what_is_no_id_names_nothing() {
+async fn a_text_that_is_not_an_id_finds_nothing() {
     let app = TestApp::spawn().await;
     for path in ["/v1/games/1", "/v1/games/%ff", "/v1/offers/x", "/v1/stores/%ff", "/v1/stores/!!!"] {
         assert_eq!(answer(app.get(path)).await.status, 404, "{path}");

@@ -185,7 +185,7 @@ async fn pages_of_buckets_hold_whatever_the_changes_are() {
 }
 
 #[tokio::test]
-async fn a_history_that_cannot_be_asked_is_refused() {
+async fn an_invalid_query_of_history_is_refused() {
     let app = TestApp::spawn().await;
     let game = history(&app, PRICES).await;
     for (query, parameter) in [
@@ -199,6 +199,6 @@ async fn a_history_that_cannot_be_asked_is_refused() {
         let refused = answer(app.get(&format!("{game}/prices?{query}"))).await;
         assert_eq!((refused.status.as_u16(), refused.pointers()), (400, vec![parameter]), "{query}");
     }
-    let nobody = uuid::Uuid::now_v7();
-    assert_eq!(answer(app.get(&format!("/v1/games/{nobody}/prices"))).await.status, 404);
+    let unknown = uuid::Uuid::now_v7();
+    assert_eq!(answer(app.get(&format!("/v1/games/{unknown}/prices"))).await.status, 404);
 }

@@ -101,7 +101,7 @@ async fn an_offer_moves_to_another_game_with_its_deal() {
 }
 
 #[tokio::test]
-async fn what_an_offer_needs_is_asked_for() {
+async fn missing_fields_of_an_offer_are_named() {
     let app = TestApp::spawn().await;
     let user = app.librarian().await;
     let (game, _) = (app.new_game(&user, "A").await, app.new_store(&user, "Steam").await);
@@ -169,7 +169,7 @@ async fn offers_are_filtered_and_paged() {
 }
 
 #[tokio::test]
-async fn what_was_reported_for_the_uk_is_of_its_code_after_the_migration() {
+async fn offers_reported_for_the_uk_have_its_iso_code_after_the_migration() {
     let app = TestApp::spawn().await;
     let user = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let seen = |sku: &str, region: &str| json!({"store": "steam", "sku": sku, "region": region, "price": "5.00", "regular_price": "20.00", "currency": "GBP"});

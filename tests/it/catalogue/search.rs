@@ -42,7 +42,7 @@ fn path(query: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_meant_comes_first() {
+async fn the_intended_game_comes_first() {
     let app = TestApp::spawn().await;
     catalogue(&app).await;
     for (query, first) in [
@@ -81,7 +81,7 @@ async fn what_is_meant_comes_first() {
 }
 
 #[tokio::test]
-async fn the_signs_that_tell_games_apart_choose_between_them() {
+async fn signs_that_distinguish_games_decide_a_search() {
     let app = TestApp::spawn().await;
     let user = catalogue(&app).await;
     for title in
@@ -137,7 +137,7 @@ async fn a_search_is_whole_by_pages() {
 }
 
 #[tokio::test]
-async fn a_search_follows_what_is_changed() {
+async fn a_search_follows_changes() {
     let app = TestApp::spawn().await;
     let user = app.librarian().await;
     let game = app.new_game(&user, "Quake").await;
@@ -153,7 +153,7 @@ async fn a_search_follows_what_is_changed() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_typed_breaks_a_search() {
+async fn no_input_breaks_a_search() {
     let app = TestApp::spawn().await;
     let user = catalogue(&app).await;
     app.new_game(&user, &"ﷺ".repeat(500)).await;

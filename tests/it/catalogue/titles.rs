@@ -38,7 +38,7 @@ fn expected(games: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn typography_makes_no_other_game_and_some_signs_do() {
+async fn typography_does_not_make_another_game_but_some_signs_do() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let one = [
@@ -207,7 +207,7 @@ async fn a_renamed_game_is_found_by_its_new_title() {
 }
 
 #[tokio::test]
-async fn an_operator_sees_games_that_are_there_twice_and_nothing_is_merged() {
+async fn an_operator_sees_games_that_exist_twice_and_nothing_is_merged() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     assert_eq!(instance::run(&app, &["games", "duplicates"]).await, "No two games have the same title.\n");

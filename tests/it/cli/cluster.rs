@@ -172,7 +172,7 @@ async fn a_pid_file_whose_number_another_process_has_now_does_not_stop_the_start
 }
 
 #[tokio::test]
-async fn a_dead_server_that_nobody_buries_does_not_stop_the_start() {
+async fn a_dead_server_that_is_not_reaped_does_not_stop_the_start() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("postgres");
     let cluster = start(&folder).await;
@@ -227,7 +227,7 @@ async fn a_path_too_long_for_a_socket_gets_a_private_folder_elsewhere() {
 }
 
 #[tokio::test]
-async fn only_who_knows_the_password_gets_in() {
+async fn only_the_password_gives_access() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("postgres");
     let cluster = start(&folder).await;

@@ -10,7 +10,7 @@ async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (bool, String, St
 }
 
 #[tokio::test]
-async fn check_config_tells_every_problem_at_once() {
+async fn check_config_reports_all_problems_at_once() {
     let settings = [
         ("SALEBELL_SERVER__LISTEN", "hunter2"),
         ("SALEBELL_SERVER__GRPC_LISTEN", "9000"),

@@ -16,7 +16,7 @@ const JARGON: &[&str] =
     &["os error", "tcp connect", "client error", "dns error", "hyper", "pool timed out", "request id"];
 
 /// An address where nothing listens.
-fn nobody() -> SocketAddr {
+fn unused_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -46,7 +46,7 @@ async fn complaint(arguments: &[&str], settings: &[(&str, &str)]) -> String {
 
 #[tokio::test]
 async fn commands_say_why_they_cannot_reach_the_api() {
-    let (nobody, hangs_up) = (nobody(), answers(b"").await);
+    let (unused_address, hangs_up) = (unused_address(), answers(b"").await);
     let ssh = answers(b"SSH-2.0-OpenSSH_9.2\r\n").await;
     let (plain, minted) = (TestApp::spawn().await, TestApp::builder().settings(&[MINTED]).spawn().await);
     let [plain_at, minted_at] =
@@ -56,7 +56,10 @@ async fn commands_say_why_they_cannot_reach_the_api() {
     std::fs::write(&file, "store,sku,price,currency\na,1,1.00,EUR\n").unwrap();
     for (url, expected) in [
         (format!("http://{ssh}"), format!("http://{ssh} does not speak HTTP; is it https and not http?")),
-        (format!("http://{nobody}"), format!("nothing listens at http://{nobody}; is `make run` running?")),
+        (
+            format!("http://{unused_address}"),
+            format!("nothing listens at http://{unused_address}; is `make run` running?"),
+        ),
         ("http://nowhere.invalid".to_owned(), "the name nowhere.invalid does not resolve".to_owned()),
         (
             format!("http://{hangs_up}"),
@@ -88,13 +91,13 @@ async fn commands_say_why_they_cannot_reach_the_api() {
 
 #[tokio::test]
 async fn commands_say_why_they_cannot_reach_the_database() {
-    let (nobody, hangs_up) = (nobody(), answers(b"").await);
+    let (unused_address, hangs_up) = (unused_address(), answers(b"").await);
     let mut server = url::Url::parse(&server_url()).unwrap();
     server.set_path("no_such_database");
     let no_database = server.to_string();
     let at = format!("{}:{}", server.host_str().unwrap_or("localhost"), server.port().unwrap_or(5432));
     for (url, expected) in [
-        (format!("postgres://a@{nobody}/a"), format!("nothing listens at {nobody}")),
+        (format!("postgres://a@{unused_address}/a"), format!("nothing listens at {unused_address}")),
         ("postgres://a@nowhere.invalid/a".to_owned(), "the name nowhere.invalid does not resolve".to_owned()),
         (
             "postgres://a@localhost/a?host=/nowhere".to_owned(),

@@ -212,7 +212,7 @@ async fn nothing_is_lost_when_salebell_or_postgres_is_killed() {
 }
 
 #[tokio::test]
-async fn a_database_of_ones_own_is_used_when_it_is_named() {
+async fn a_database_of_the_users_is_used_when_it_is_named() {
     let scratch = Scratch::new();
     let database = TestDatabase::create_bare().await;
     let mut dev = Dev::start(scratch.path(), &["--database-url", &database.url, "--no-sample"]);
@@ -223,7 +223,7 @@ async fn a_database_of_ones_own_is_used_when_it_is_named() {
 }
 
 #[test]
-fn a_taken_port_is_told_before_anything_is_made() {
+fn a_taken_port_is_reported_before_anything_is_created() {
     let scratch = Scratch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -253,7 +253,7 @@ fn run(command: &mut Command) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_first_start_says_what_runs_where_and_little_else() {
+async fn the_first_start_prints_the_running_services_with_their_addresses_and_little_else() {
     // If another test or program was quicker, the ports are in use as well.
     let _taken = [TcpListener::bind("127.0.0.1:9000"), TcpListener::bind("127.0.0.1:9100")];
     let scratch = Scratch::new();
@@ -272,8 +272,8 @@ async fn the_first_start_says_what_runs_where_and_little_else() {
     let (metrics, why) = metrics.split_once(' ').unwrap();
     assert_eq!(why, "(another program listens on port 9100)");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let told = client.get(metrics).send().await.unwrap().text().await.unwrap();
-    assert!(told.contains("http_requests_total"), "{told}");
+    let text = client.get(metrics).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("http_requests_total"), "{text}");
     assert!(line("token ").starts_with('/') && line("program ").starts_with('/'), "{}", dev.said);
 
     // The log continues from there.
@@ -290,7 +290,7 @@ async fn the_first_start_says_what_runs_where_and_little_else() {
 }
 
 #[tokio::test]
-async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
+async fn the_other_commands_find_the_dev_of_their_folder_and_no_other() {
     let scratch = Scratch::new();
     let folder = scratch.path();
     let mut dev = Dev::start(folder, &[]);
@@ -347,7 +347,7 @@ async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
         let expected = format!("(process {}) is not running any more", dev.process.id());
         assert!(!success && printed.contains(&expected), "{arguments:?}: {printed}");
     }
-    assert!(stranger.accept().is_err(), "somebody came");
+    assert!(stranger.accept().is_err(), "a connection was made");
     drop(stranger);
 
     // A process that exits normally leaves no file.

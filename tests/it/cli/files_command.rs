@@ -17,7 +17,7 @@ use crate::support::{TestApp, User};
 use salebell::domain::ids::AccountId;
 
 #[tokio::test]
-async fn files_go_there_and_come_back() {
+async fn files_are_uploaded_and_downloaded() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -59,7 +59,7 @@ async fn files_go_there_and_come_back() {
 }
 
 #[tokio::test]
-async fn a_file_goes_in_parts_and_is_one_in_the_end() {
+async fn a_file_is_sent_in_parts_and_becomes_one() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -76,7 +76,7 @@ async fn a_file_goes_in_parts_and_is_one_in_the_end() {
 }
 
 #[tokio::test]
-async fn damaged_bytes_are_told_and_kept() {
+async fn damaged_bytes_are_reported_and_kept() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
@@ -146,7 +146,7 @@ async fn files_are_listed_shared_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_in_a_line() {
+async fn errors_are_reported_in_one_line() {
     let app = TestApp::builder().settings(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut shell = Shell::new(&app.url, &anna);
@@ -165,8 +165,8 @@ async fn what_is_wrong_is_said_in_a_line() {
     shell.write("token", b"sbk_wrong");
     let said = shell.err(&["put", "a.bin", "--token-file", "token"]).await;
     assert!(said.contains("401 Unauthorized") && said.contains("--token-file"), "{said}");
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    shell.url = format!("http://{away}");
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    shell.url = format!("http://{address}");
     for arguments in [["put", "a.bin"].as_slice(), &["ls"], &["get", &uuid::Uuid::now_v7().to_string()]] {
         let said = shell.err(&[arguments, &["--max-wait", "1s"]].concat()).await;
         assert!(said.contains(&shell.url) && said.contains("within 1 s"), "{said}");
@@ -182,21 +182,21 @@ async fn serve(router: Router) -> String {
 }
 
 #[tokio::test]
-async fn the_token_does_not_follow_to_where_the_bytes_are() {
+async fn the_token_is_not_sent_to_the_store_of_the_bytes() {
     let whole = bytes(3_000_000);
-    let heard: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
-    let (content, asked) = (whole.clone(), heard.clone());
+    let received: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
+    let (content, requests) = (whole.clone(), received.clone());
     let store = serve(Router::new().route(
         "/bucket/key",
         get(async move |headers: HeaderMap| {
             let range = headers["range"].to_str().unwrap().strip_prefix("bytes=").unwrap().to_owned();
-            asked.lock().unwrap().push(headers);
+            requests.lock().unwrap().push(headers);
             let (first, last) = range.split_once('-').unwrap();
             let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-            let told = format!("bytes {first}-{last}/{}", content.len());
+            let content_range = format!("bytes {first}-{last}/{}", content.len());
             (
                 StatusCode::PARTIAL_CONTENT,
-                [("content-range", told), ("etag", "\"md5\"".to_owned())],
+                [("content-range", content_range), ("etag", "\"md5\"".to_owned())],
                 content.slice(first..=last),
             )
         }),
@@ -217,10 +217,10 @@ async fn the_token_does_not_follow_to_where_the_bytes_are() {
     let shell = Shell::new(&api, &User { account: AccountId::now_v7(), token: "sbk_secret".to_owned() });
     shell.out(&["get", &id, "--parts", "3"]).await;
     assert_eq!(shell.read("a.bin"), whole);
-    let heard = heard.lock().unwrap();
-    assert_eq!(heard.len(), 3);
+    let received = received.lock().unwrap();
+    assert_eq!(received.len(), 3);
     assert!(
-        heard
+        received
             .iter()
             .all(|headers| !headers.contains_key("authorization") && !headers.contains_key("if-range"))
     );

@@ -32,8 +32,8 @@ async fn stored(app: &TestApp, user: &User) -> u64 {
     let mut sum = 0;
     for file in files["items"].as_array().unwrap() {
         // Queried individually, a file also reports an upload in progress.
-        let looked = app.see(user, &format!("/v1/files/{}", id(file))).await;
-        sum += looked["offset"].as_u64().unwrap();
+        let file = app.see(user, &format!("/v1/files/{}", id(file))).await;
+        sum += file["offset"].as_u64().unwrap();
     }
     sum
 }
@@ -52,7 +52,7 @@ async fn until_stored(app: &TestApp, user: &User, bytes: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_killed_or_stopped_put_goes_on_where_it_was() {
+async fn a_killed_or_stopped_put_resumes_where_it_was() {
     for (parts, signal) in [("1", Signal::SIGKILL), ("3", Signal::SIGKILL), ("3", Signal::SIGINT)] {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &[]).await;
@@ -93,7 +93,7 @@ async fn a_killed_or_stopped_put_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_gone_is_begun_anew() {
+async fn an_upload_that_is_gone_is_started_again() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let gate = Gate::start(&app.url).await;
@@ -127,7 +127,7 @@ async fn an_upload_that_is_gone_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn broken_connections_are_gone_on_with() {
+async fn transfers_resume_after_broken_connections() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let gate = Gate::start(&app.url).await;
@@ -241,7 +241,7 @@ async fn until_kept(shell: &Shell, bytes: u64) {
 }
 
 #[tokio::test]
-async fn a_killed_or_stopped_get_goes_on_where_it_was() {
+async fn a_killed_or_stopped_get_resumes_where_it_was() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let gate = Gate::start(&app.url).await;
@@ -281,7 +281,7 @@ async fn a_killed_or_stopped_get_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn two_versions_are_never_glued_together() {
+async fn two_versions_are_never_mixed() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let gate = Gate::start(&app.url).await;

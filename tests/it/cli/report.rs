@@ -97,7 +97,7 @@ async fn count_accepted(app: &TestApp) -> i64 {
 }
 
 #[tokio::test]
-async fn what_was_seen_too_long_ago_to_ring_is_counted() {
+async fn observations_too_old_to_ring_are_counted() {
     let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -113,7 +113,7 @@ async fn what_was_seen_too_long_ago_to_ring_is_counted() {
 }
 
 #[tokio::test]
-async fn refused_lines_are_told_with_their_numbers_in_the_file() {
+async fn refused_lines_are_reported_with_their_numbers_in_the_file() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -163,7 +163,7 @@ async fn refused_lines_are_told_with_their_numbers_in_the_file() {
 }
 
 #[tokio::test]
-async fn every_one_of_many_refused_lines_is_told() {
+async fn every_one_of_many_refused_lines_is_reported() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -185,12 +185,12 @@ async fn every_one_of_many_refused_lines_is_told() {
     let offers = "select count(*) from offers o where o.amount = 100
         and (select count(*) from price_history h where h.offer_id = o.id) = 1";
     assert_eq!(sqlx::query_scalar::<_, i64>(offers).fetch_one(&app.state.writer).await.unwrap(), 500);
-    let told: Vec<u64> = std::fs::read_to_string(&rejects)
+    let reported: Vec<u64> = std::fs::read_to_string(&rejects)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap())
         .collect();
-    assert_eq!(told, (2..3_502).filter(|line| line % 7 != 0).collect::<Vec<u64>>());
+    assert_eq!(reported, (2..3_502).filter(|line| line % 7 != 0).collect::<Vec<u64>>());
 }
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, cut: Option<Cut>)
 }
 
 #[tokio::test]
-async fn broken_connections_lose_nothing_and_double_nothing() {
+async fn broken_connections_lose_nothing_and_duplicate_nothing() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -396,7 +396,7 @@ async fn wait_for_batches(app: &TestApp, count: i64) {
 }
 
 #[tokio::test]
-async fn a_killed_and_restarted_server_loses_nothing_and_doubles_nothing() {
+async fn a_killed_and_restarted_server_loses_nothing_and_duplicates_nothing() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -420,7 +420,7 @@ async fn a_killed_and_restarted_server_loses_nothing_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_killed_report_is_taken_up_where_it_was() {
+async fn a_killed_report_resumes_where_it_was() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -454,14 +454,14 @@ fn free_address() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_away_ends_it_with_what_to_do() {
+async fn an_unavailable_server_ends_the_report_with_advice() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &[]).await;
     let file = write(&scratch, "prices.csv", many(1));
-    let away = format!("http://{}", free_address());
+    let url = format!("http://{}", free_address());
     let arguments = [&COLUMNS, ["--max-wait", "1s", &file].as_slice()].concat();
-    let output = command(&scratch, &away, &shop, &arguments).output().await.unwrap();
+    let output = command(&scratch, &url, &shop, &arguments).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let err = text(&output.stderr);
     assert!(err.contains("within 1 s") && err.contains("takes up where this one ended"), "{err}");

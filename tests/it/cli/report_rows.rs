@@ -7,7 +7,7 @@ use crate::support::TestApp;
 use crate::support::scratch::Scratch;
 
 #[tokio::test]
-async fn a_line_that_is_taken_without_a_field_is_no_failure() {
+async fn a_line_that_is_accepted_without_a_field_is_not_a_failure() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
@@ -34,8 +34,11 @@ async fn a_line_that_is_taken_without_a_field_is_no_failure() {
     assert_eq!(output.status.code(), Some(0), "{out}{err}");
     assert!(out.contains("2 accepted, 0 refused, 1 with a warning"), "{out}");
     assert!(err.contains("line 4: warning: url must start with"), "{err}");
-    let told: Value = serde_json::from_str(&std::fs::read_to_string(&rejects).unwrap()).unwrap();
-    assert_eq!((&told["line"], &told["kind"]), (&serde_json::json!(4), &serde_json::json!("warning")));
+    let rejected: Value = serde_json::from_str(&std::fs::read_to_string(&rejects).unwrap()).unwrap();
+    assert_eq!(
+        (&rejected["line"], &rejected["kind"]),
+        (&serde_json::json!(4), &serde_json::json!("warning"))
+    );
     let offers = app.read("/v1/offers").await;
     for offer in offers["items"].as_array().unwrap() {
         assert_eq!((&offer["region"], &offer["observed_at"]), (&"GB".into(), &"2026-01-20T11:00:00Z".into()));

@@ -21,9 +21,9 @@ use crate::support::TestApp;
 const GAMES: i64 = 3_000;
 /// Rows fetched for a page: the page's items, and one row more that shows whether there is another page.
 const PAGE: i64 = 51;
-/// Most rows that a query may read for a page whose filters match every tenth row.
+/// Maximum number of rows that a query may read for a page whose filters match every tenth row.
 const MAX_ROWS: f64 = 2_500.0;
-/// Most rows that a search may read: some hundred titles, every thirtieth of which contains the word.
+/// Maximum number of rows that a search may read: some hundred titles, every thirtieth of which contains the word.
 const MAX_ROWS_OF_SEARCH: f64 = 9_000.0;
 
 /// Makes a catalogue of `games` games, with planner statistics.

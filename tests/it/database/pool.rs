@@ -18,8 +18,8 @@ const BURST: usize = 128;
 
 /// Statuses of a burst of concurrent reads.
 async fn burst(app: &TestApp) -> Vec<u16> {
-    let asked = (0..BURST).map(|_| async { app.get("/v1/games").send().await.unwrap().status().as_u16() });
-    join_all(asked).await
+    let requests = (0..BURST).map(|_| async { app.get("/v1/games").send().await.unwrap().status().as_u16() });
+    join_all(requests).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,11 +33,11 @@ async fn a_burst_into_a_cold_pool_waits_for_slow_log_ins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_opening_outlives_the_client_that_it_was_begun_for() {
+async fn a_connection_attempt_outlives_the_client_that_it_was_started_for() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
     proxy.delay_log_ins(Duration::from_secs(2));
     let hasty = (0..20).map(|_| app.get("/v1/games").timeout(Duration::from_millis(300)).send());
-    assert!(join_all(hasty).await.iter().all(Result::is_err), "nobody waits for his answer");
+    assert!(join_all(hasty).await.iter().all(Result::is_err), "no client waits for its response");
     eventually("the pool reaches its size", async || app.state.writer.size() == 10).await;
     assert_eq!(app.state.writer.num_idle(), 10);
     let begun = Instant::now();
@@ -138,7 +138,7 @@ async fn a_second_after_a_restart_of_postgres_nothing_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dead_connection_gives_the_others_away() {
+async fn one_dead_connection_makes_the_others_suspect() {
     let app = TestApp::spawn().await;
     let held = join_all((0..10).map(|_| app.state.writer.acquire())).await;
     assert!(held.iter().all(Result::is_ok));
@@ -160,7 +160,7 @@ async fn one_dead_connection_gives_the_others_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_never_has_more_connections_than_it_may() {
     let (app, proxy, database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
-    // Slow enough that further attempts start beside the first.
+    // Slow enough that further attempts start while the first is pending.
     proxy.delay_log_ins(Duration::from_millis(1200));
     let held = join_all((0..30).map(|_| async {
         let connection = app.state.writer.acquire().await;
@@ -180,7 +180,7 @@ async fn a_pool_never_has_more_connections_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_is_dropped_is_rolled_back_and_its_connection_used_again() {
+async fn a_dropped_transaction_is_rolled_back_and_its_connection_reused() {
     let app = TestApp::spawn().await;
     let count = async || {
         sqlx::query_scalar::<_, i64>("select count(*) from accounts")

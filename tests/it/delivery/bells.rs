@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use salebell::worker::dispatch;
 use serde_json::{Value, json};
 
-use crate::pricing::sales::{at, deliver_all, instant, seen, shop, tell, with};
+use crate::pricing::sales::{at, deliver_all, instant, report, seen, shop, with};
 use crate::support::sink::{Received, Sink};
 use crate::support::{TestApp, User};
 
@@ -18,8 +18,8 @@ async fn watch(app: &TestApp, user: &User, title: &str, more: Value) {
 }
 
 /// Kind, price and time of observation that a webhook reported.
-fn bell(heard: &Received) -> (String, String, DateTime<Utc>) {
-    let body = heard.json();
+fn bell(received: &Received) -> (String, String, DateTime<Utc>) {
+    let body = received.json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let data = &body["data"];
     (text(&body["type"]), text(&data["price"]["amount"]), text(&data["observed_at"]).parse().unwrap())
@@ -47,15 +47,19 @@ async fn paid_prices_ring_after_a_giveaway() {
     for (title, rule, prices, expected) in cases {
         let of = |observation: Value| with(observation, json!({"sku": title, "title": title}));
         // The game is known before the offer.
-        tell(&app, &shop, json!([with(of(seen(&app, "20.00", -60)), json!({"region": "DE"}))])).await;
+        report(&app, &shop, json!([with(of(seen(&app, "20.00", -60)), json!({"region": "DE"}))])).await;
         watch(&app, &anna, title, json!({"rule": rule})).await;
         for (n, price) in prices.iter().enumerate() {
-            tell(&app, &shop, json!([of(seen(&app, price, n as i64 - 50))])).await;
+            report(&app, &shop, json!([of(seen(&app, price, n as i64 - 50))])).await;
             deliver_all(&app).await;
         }
-        let heard = sink.received("/hook");
-        let heard = heard.iter().filter(|bell| bell.json()["data"]["game"]["title"] == title);
-        assert_eq!(heard.map(|heard| bell(heard).1).collect::<Vec<_>>(), expected, "{title}: {prices:?}");
+        let received = sink.received("/hook");
+        let received = received.iter().filter(|bell| bell.json()["data"]["game"]["title"] == title);
+        assert_eq!(
+            received.map(|received| bell(received).1).collect::<Vec<_>>(),
+            expected,
+            "{title}: {prices:?}"
+        );
     }
     // As after a crash between the commit of a slice and the end of its event.
     let count = async || -> i64 {
@@ -71,13 +75,13 @@ async fn paid_prices_ring_after_a_giveaway() {
 }
 
 #[tokio::test]
-async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on() {
+async fn a_sale_that_could_not_ring_when_it_started_rings_when_it_continues() {
     let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna, otto) = (shop(&app).await, app.user("anna", &[]).await, app.user("otto", &[]).await);
     let day = 24 * 60;
     let of = |title: &str, observation| with(observation, json!({"sku": title, "title": title}));
     for title in ["Over", "Late", "Old"] {
-        tell(&app, &shop, json!([of(title, seen(&app, "20.00", -9 * day))])).await;
+        report(&app, &shop, json!([of(title, seen(&app, "20.00", -9 * day))])).await;
         for rule in [json!({"any_sale": {}}), json!({"new_low": {}})] {
             watch(&app, &anna, title, json!({"rule": rule})).await;
         }
@@ -85,61 +89,61 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
     let rung = async |user: &User| app.see(user, "/v1/notices").await["items"].as_array().unwrap().len();
     let ends = |minute| json!({"sale_ends_at": at(&app, minute)});
     // A sale that was over when it was recorded, and then prolonged.
-    tell(&app, &shop, json!([of("Over", with(seen(&app, "10.00", -3), ends(-2)))])).await;
+    report(&app, &shop, json!([of("Over", with(seen(&app, "10.00", -3), ends(-2)))])).await;
     assert_eq!(rung(&anna).await, 0);
     watch(&app, &otto, "Over", json!({"rule": {"any_sale": {}}})).await;
     let prolonged = json!([of("Over", with(seen(&app, "10.00", -1), ends(day)))]);
-    let batch = tell(&app, &shop, prolonged).await;
+    let batch = report(&app, &shop, prolonged).await;
     assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
     assert_eq!((rung(&anna).await, rung(&otto).await), (2, 0), "not a watch that was made while it flapped");
     // The same, with an observation from before the end that is not recorded yet.
-    tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -9), ends(-5)))])).await;
-    let batch = tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -7), ends(day)))])).await;
+    report(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -9), ends(-5)))])).await;
+    let batch = report(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -7), ends(day)))])).await;
     assert_eq!((&batch["unchanged"], &batch["transitions"]), (&json!(1), &json!({})));
     assert_eq!(rung(&anna).await, 4);
     // Too old when it was reported, but not over yet.
-    tell(&app, &shop, json!([of("Old", seen(&app, "10.00", -8 * day))])).await;
-    tell(&app, &shop, json!([of("Old", seen(&app, "20.00", -60))])).await;
+    report(&app, &shop, json!([of("Old", seen(&app, "10.00", -8 * day))])).await;
+    report(&app, &shop, json!([of("Old", seen(&app, "20.00", -60))])).await;
     assert_eq!(rung(&anna).await, 4);
     for minute in [-30, -10] {
-        let batch = tell(&app, &shop, json!([of("Old", seen(&app, "10.00", minute))])).await;
+        let batch = report(&app, &shop, json!([of("Old", seen(&app, "10.00", minute))])).await;
         assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
         assert_eq!(rung(&anna).await, 6, "once for the sale");
-        tell(&app, &shop, json!([of("Old", seen(&app, "20.00", minute + 5))])).await;
+        report(&app, &shop, json!([of("Old", seen(&app, "20.00", minute + 5))])).await;
     }
 }
 
 #[tokio::test]
-async fn a_bell_that_waited_tells_a_price_with_the_time_of_its_sight() {
+async fn a_delayed_notice_names_a_price_with_the_time_of_its_observation() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
     app.hook(&anna, &sink.url("/hook")).await;
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     watch(&app, &anna, "Hades", json!({"rule": {"any_sale": {}}, "cadence": "daily"})).await;
     watch(&app, &anna, "Hades", json!({"rule": {"cut_at_least": {"percent": 10}}})).await;
     for (minute, price) in [(-50, "10.00"), (-40, "20.00"), (-30, "9.00"), (-20, "8.00")] {
-        tell(&app, &shop, json!([seen(&app, price, minute)])).await;
+        report(&app, &shop, json!([seen(&app, price, minute)])).await;
     }
     let seen_at = instant(&app, -20);
     app.clock.advance(TimeDelta::days(1));
     assert!(deliver_all(&app).await.sent >= 2);
-    let heard: Vec<_> = sink.received("/hook").iter().map(bell).collect();
-    assert!(heard.iter().all(|(_, price, at)| (price.as_str(), *at) == ("8.00", seen_at)), "{heard:?}");
-    let daily = heard.last().unwrap();
-    assert_eq!(daily.0, "sale.deepened.v1", "as its notice, which was renewed while it waited: {heard:?}");
+    let received: Vec<_> = sink.received("/hook").iter().map(bell).collect();
+    assert!(received.iter().all(|(_, price, at)| (price.as_str(), *at) == ("8.00", seen_at)), "{received:?}");
+    let daily = received.last().unwrap();
+    assert_eq!(daily.0, "sale.deepened.v1", "as its notice, which was renewed while it waited: {received:?}");
 }
 
 #[tokio::test]
-async fn deals_at_a_new_low_are_none_that_have_cost_less() {
+async fn deals_at_a_new_low_never_cost_less_before() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let regular = |regular: &str| json!({"regular_price": regular});
-    tell(&app, &shop, json!([seen(&app, "20.00", -60), seen(&app, "10.00", -50)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60), seen(&app, "10.00", -50)])).await;
     let lows = async || app.read("/v1/deals?new_low=true").await["items"].as_array().unwrap().len();
     assert_eq!(lows().await, 1);
-    tell(&app, &shop, json!([with(seen(&app, "9.00", -40), regular("9.00"))])).await;
-    let batch = tell(&app, &shop, json!([seen(&app, "10.00", -30)])).await;
+    report(&app, &shop, json!([with(seen(&app, "9.00", -40), regular("9.00"))])).await;
+    let batch = report(&app, &shop, json!([seen(&app, "10.00", -30)])).await;
     assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
     let deals = app.read("/v1/deals").await;
     assert_eq!((&deals["items"][0]["low"]["amount"], lows().await), (&json!("9.00"), 0));

@@ -9,7 +9,7 @@ use crate::support::sink::{Behaviour, Sink};
 use crate::support::{TestApp, User};
 
 #[tokio::test]
-async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
+async fn a_channel_is_created_with_a_secret_that_is_shown_once() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let body = json!({"kind": "webhook", "name": " mine ", "url": "http://127.0.0.1:9/hook"});
@@ -36,7 +36,7 @@ async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
 }
 
 #[tokio::test]
-async fn a_channel_that_cannot_be_is_refused_with_every_reason() {
+async fn an_invalid_channel_is_refused_with_all_reasons() {
     let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__ALLOW_HTTP", "false")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     for (body, pointers) in [
@@ -66,7 +66,7 @@ async fn a_channel_that_cannot_be_is_refused_with_every_reason() {
 }
 
 #[tokio::test]
-async fn an_account_has_only_so_many_channels() {
+async fn the_number_of_channels_of_an_account_is_limited() {
     let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__CHANNELS_PER_ACCOUNT", "2")]).spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let body = |n: usize| json!({"kind": "webhook", "name": "a", "url": format!("http://127.0.0.1/{n}")});
@@ -83,7 +83,7 @@ async fn an_account_has_only_so_many_channels() {
 }
 
 #[tokio::test]
-async fn the_same_channel_made_again_is_the_one_that_is_there() {
+async fn creating_the_same_channel_again_returns_the_existing_one() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let post = async |user: &User, name: &str, url: &str| {
@@ -138,7 +138,7 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
 }
 
 #[tokio::test]
-async fn of_twenty_that_make_the_same_channel_at_once_one_makes_it() {
+async fn of_twenty_concurrent_requests_for_the_same_channel_one_creates_it() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let body = json!({"kind": "webhook", "name": "mine", "url": "http://127.0.0.1/"});
@@ -207,7 +207,7 @@ async fn a_channel_is_patched_in_the_version_that_was_read() {
 }
 
 #[tokio::test]
-async fn a_channel_goes_with_its_deliveries() {
+async fn a_channel_is_deleted_with_its_deliveries() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let (gone, stays) =
@@ -225,7 +225,7 @@ async fn a_channel_goes_with_its_deliveries() {
 }
 
 #[tokio::test]
-async fn what_is_anothers_is_not_there() {
+async fn a_channel_of_another_account_is_not_found() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let sink = Sink::start().await;
@@ -265,7 +265,7 @@ async fn what_is_anothers_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_test_tells_what_happened() {
+async fn a_test_delivery_reports_its_outcome() {
     let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__TIMEOUT_MS", "500")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -297,7 +297,7 @@ async fn a_test_tells_what_happened() {
 }
 
 #[tokio::test]
-async fn a_disabled_channel_is_recovered_with_what_died_since() {
+async fn recovering_a_disabled_channel_redelivers_its_dead_deliveries_since_then() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1/").await;

@@ -139,9 +139,9 @@ async fn a_failing_delivery_is_tried_by_the_schedule_and_then_dead() {
 }
 
 #[tokio::test]
-async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
+async fn a_receiver_may_delay_the_next_try_by_up_to_a_day_beyond_the_plan() {
     const DAY: f64 = 24.0 * 3600.0;
-    for (asked, least, most) in [
+    for (retry_after, least, most) in [
         ("Retry-After: 1\r\n", 4.0, 6.0),
         ("Retry-After: 7\r\n", 7.0, 7.0),
         ("Retry-After: 45\r\n", 45.0, 45.0),
@@ -157,7 +157,7 @@ async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &[]).await;
         let sink = Sink::start().await;
-        sink.on("/", Behaviour::Answer(503, asked, ""));
+        sink.on("/", Behaviour::Answer(503, retry_after, ""));
         let hook = app.hook(&anna, &sink.url("/")).await;
         let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
         assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
@@ -167,7 +167,10 @@ async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
         let tried = time(&delivery["attempts"][0]["attempted_at"]);
         let next = time(&delivery["next_attempt_at"]);
         let (longest, shortest) = ((next - tried).as_seconds_f64(), (next - recorded).as_seconds_f64());
-        assert!(longest >= least && shortest <= most, "{asked:?} made it wait for {shortest} to {longest} s");
+        assert!(
+            longest >= least && shortest <= most,
+            "{retry_after:?} made it wait for {shortest} to {longest} s"
+        );
     }
 }
 
@@ -227,7 +230,7 @@ async fn a_channel_that_fails_for_five_days_is_disabled() {
 }
 
 #[tokio::test]
-async fn what_fails_on_our_side_does_not_disable_a_channel() {
+async fn failures_on_our_side_do_not_disable_a_channel() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -247,7 +250,7 @@ async fn what_fails_on_our_side_does_not_disable_a_channel() {
 }
 
 #[tokio::test]
-async fn a_price_that_no_longer_stands_is_not_told() {
+async fn a_price_that_no_longer_holds_is_not_sent() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -303,7 +306,7 @@ async fn a_price_that_no_longer_stands_is_not_told() {
 }
 
 #[tokio::test]
-async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
+async fn a_price_that_has_improved_since_it_was_checked_cancels_nothing() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1:1/").await;
@@ -331,7 +334,7 @@ async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn the_price_that_is_told_is_the_one_that_stands() {
+async fn the_price_that_is_sent_is_the_current_one() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -423,7 +426,7 @@ async fn a_worker_that_dies_between_sending_and_recording_sends_again_under_the_
 }
 
 #[tokio::test]
-async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
+async fn a_result_that_comes_after_that_of_another_worker_counts_only_if_it_was_delivered() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1:1/").await;
@@ -460,7 +463,7 @@ async fn redeliver(app: &TestApp, user: &User, id: Uuid) -> Value {
 }
 
 #[tokio::test]
-async fn a_delivery_is_delivered_again_with_its_schedule_anew() {
+async fn a_redelivery_starts_the_schedule_again() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;

@@ -70,7 +70,7 @@ async fn ring_gated(app: &TestApp, deliveries: i32) -> (Sink, Arc<Semaphore>, Uu
 }
 
 #[tokio::test]
-async fn a_channel_has_only_so_many_deliveries_in_flight() {
+async fn a_channel_has_a_limit_of_deliveries_in_flight() {
     let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).spawn().await;
     let (sink, gate, _) = ring_gated(&app, 40).await;
     let workers = (run(&app), run(&app));
@@ -184,7 +184,7 @@ async fn every_channel_has_its_turn() {
 }
 
 #[tokio::test]
-async fn what_was_read_ahead_and_waited_long_is_judged_again() {
+async fn a_delivery_that_waited_long_after_it_was_read_is_checked_again() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "1")]).spawn().await;
     let (sink, gate, _) = ring_gated(&app, 4).await;
     let worker = run(&app);
@@ -225,7 +225,7 @@ async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_told_of_at_once() {
+async fn a_notification_starts_a_delivery_at_once() {
     // The next poll would be an hour later.
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -249,7 +249,7 @@ async fn a_delivery_is_told_of_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_is_finished_when_the_worker_stops() {
+async fn deliveries_in_flight_are_finished_when_the_worker_stops() {
     let app = TestApp::spawn().await;
     let (sink, gate, _) = ring_gated(&app, 21).await;
     let worker = run(&app);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::TestApp;
 
 #[tokio::test]
-async fn a_notice_says_what_has_rung() {
+async fn a_notice_describes_the_sale_that_rang() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let rung = app.ring(&anna, &[]).await;
@@ -35,7 +35,7 @@ async fn a_notice_says_what_has_rung() {
 }
 
 #[tokio::test]
-async fn notices_are_read_and_unread_again() {
+async fn notices_are_marked_as_read_and_as_unread() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let (first, second) = (app.ring(&anna, &[]).await.notice, app.ring(&anna, &[]).await.notice);

@@ -49,7 +49,7 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn every_event_is_told_with_all_that_it_is_about() {
+async fn every_event_is_published_with_its_whole_context() {
     let topic = create_events_topic(false).await;
     let team = Subscriber::create(&topic, Value::Null).await;
     let app = spawn(&topic, &emulator().await).await;
@@ -60,11 +60,11 @@ async fn every_event_is_told_with_all_that_it_is_about() {
     report(&app, &shop, json!([seen("GOG.com", "a", "9.99", 3)])).await;
     report(&app, &shop, json!([seen("GOG.com", "a", "20.00", 4)])).await;
     publish_all(&app).await;
-    let told = team.wait_for(3).await;
-    let mut kinds = types(&told);
+    let received = team.wait_for(3).await;
+    let mut kinds = types(&received);
     kinds.sort_unstable();
     assert_eq!(kinds, ["first.seen.v1", "sale.ended.v1", "sale.started.v1"]);
-    let sale = told.iter().find(|event| event["type"] == "sale.started.v1").unwrap();
+    let sale = received.iter().find(|event| event["type"] == "sale.started.v1").unwrap();
     let data = &sale["data"];
     assert_eq!(data["price"], json!({"amount": "9.99", "currency": "EUR"}));
     assert_eq!(data["regular_price"], json!({"amount": "20.00", "currency": "EUR"}));
@@ -90,7 +90,7 @@ async fn every_event_is_told_with_all_that_it_is_about() {
 }
 
 #[tokio::test]
-async fn a_team_hears_what_it_filters_for() {
+async fn a_team_receives_the_events_that_it_filters_for() {
     let topic = create_events_topic(false).await;
     let sales =
         Subscriber::create(&topic, json!({"kind": ["sale.started"], "cut": [{"numeric": [">=", 50]}]})).await;
@@ -151,9 +151,9 @@ async fn an_offers_events_keep_their_order_although_the_topic_fails() {
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
     // An event that is published twice has the same id, by which SQS drops the duplicate.
-    let told = team.wait_for(96).await;
-    assert_eq!(told.len(), 96);
-    for (offer, days) in days(&told) {
+    let received = team.wait_for(96).await;
+    assert_eq!(received.len(), 96);
+    for (offer, days) in days(&received) {
         assert!(days.len() == 6 && days.is_sorted(), "{offer}: {days:?}");
     }
 }
@@ -216,12 +216,12 @@ async fn publishers_that_are_killed_leave_nothing_out() {
     }
     // Two workers at once, of which only one holds the lease.
     let _workers = [instance::start(&app, "worker", &settings), instance::start(&app, "worker", &settings)];
-    let told = team.wait_for(500).await;
+    let received = team.wait_for(500).await;
     app.until("select not exists (select from publications)").await;
     let again = team.take().await;
     let ids: std::collections::HashSet<&str> =
-        told.iter().chain(&again).map(|event| event["id"].as_str().unwrap()).collect();
+        received.iter().chain(&again).map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 500);
     // Each wave may have been sent twice, but not more often.
-    assert!(told.len() + again.len() <= 500 + 2 * 80, "{} and {}", told.len(), again.len());
+    assert!(received.len() + again.len() <= 500 + 2 * 80, "{} and {}", received.len(), again.len());
 }

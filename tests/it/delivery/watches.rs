@@ -23,7 +23,7 @@ fn seen(sku: &str, price: &str, day: u32) -> Value {
 }
 
 /// Reports one price, records it, and dispatches the resulting events.
-async fn tell(app: &TestApp, shop: &User, observation: Value) {
+async fn report(app: &TestApp, shop: &User, observation: Value) {
     app.report(shop, json!([observation])).await;
     app.record_all().await;
     while dispatch::step(&app.state).await.unwrap().is_more() {}
@@ -55,15 +55,15 @@ fn target(amount: &str) -> Value {
 async fn a_watch_rings_once_per_sale() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
-    tell(&app, &shop, seen("a", "15.00", 2)).await;
-    tell(&app, &shop, seen("a", "15.00", 2)).await;
-    tell(&app, &shop, seen("a", "10.00", 3)).await;
+    report(&app, &shop, seen("a", "15.00", 2)).await;
+    report(&app, &shop, seen("a", "15.00", 2)).await;
+    report(&app, &shop, seen("a", "10.00", 3)).await;
     assert_eq!(notices(&app).await, [("sale.started".to_owned(), 1500)]);
-    tell(&app, &shop, seen("a", "20.00", 4)).await;
-    tell(&app, &shop, seen("a", "15.00", 5)).await;
+    report(&app, &shop, seen("a", "20.00", 4)).await;
+    report(&app, &shop, seen("a", "15.00", 5)).await;
     assert_eq!(notices(&app).await.len(), 2, "another sale is another notice");
 }
 
@@ -71,21 +71,21 @@ async fn a_watch_rings_once_per_sale() {
 async fn a_sale_that_deepens_below_the_target_rings_then() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     watch(&app, &anna, json!({"game_id": game, "rule": target("12.00")})).await;
-    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    report(&app, &shop, seen("a", "15.00", 2)).await;
     assert_eq!(notices(&app).await, []);
-    tell(&app, &shop, seen("a", "12.00", 3)).await;
-    tell(&app, &shop, seen("a", CHEAP, 4)).await;
+    report(&app, &shop, seen("a", "12.00", 3)).await;
+    report(&app, &shop, seen("a", CHEAP, 4)).await;
     assert_eq!(notices(&app).await, [("sale.deepened".to_owned(), 1200)]);
 }
 
 #[tokio::test]
-async fn history_and_pauses_ring_no_bells() {
+async fn history_and_paused_watches_do_not_ring() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     let kept = watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
     let body = json!({"observations": [seen("a", "15.00", 2)], "backfill": true});
@@ -97,7 +97,7 @@ async fn history_and_pauses_ring_no_bells() {
     let patched =
         app.request(reqwest::Method::PATCH, &path).bearer_auth(&anna.token).json(&json!({"paused": true}));
     assert_eq!(patched.send().await.unwrap().status(), 200);
-    tell(&app, &shop, seen("a", "10.00", 3)).await;
+    report(&app, &shop, seen("a", "10.00", 3)).await;
     assert_eq!(notices(&app).await, []);
 }
 
@@ -120,8 +120,8 @@ async fn the_explanation_and_the_dispatch_agree() {
             "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
     };
     for (n, offer) in offers.iter().enumerate() {
-        tell(&app, &shop, observation(n, offer.4, 1)).await;
-        tell(&app, &shop, observation(n, "20.00", 2)).await;
+        report(&app, &shop, observation(n, offer.4, 1)).await;
+        report(&app, &shop, observation(n, "20.00", 2)).await;
     }
     let game = only_game(&app).await;
     let rules = [
@@ -156,7 +156,7 @@ async fn the_explanation_and_the_dispatch_agree() {
     }
     assert_eq!(watches.len(), rules.len() * scopes.len() - 1);
     for (n, offer) in offers.iter().enumerate() {
-        tell(&app, &shop, observation(n, offer.5, 3)).await;
+        report(&app, &shop, observation(n, offer.5, 3)).await;
     }
     let mut rang = 0;
     for id in &watches {
@@ -177,7 +177,7 @@ async fn the_explanation_and_the_dispatch_agree() {
 async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "3")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     for percent in 1..=10 {
         let rule = json!({"cut_at_least": {"percent": percent}});
@@ -210,10 +210,10 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_gives_a_large_event_back() {
+async fn a_worker_that_stops_releases_a_large_event() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "1")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     let first = watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
     sqlx::query(
@@ -237,14 +237,14 @@ async fn a_worker_that_stops_gives_a_large_event_back() {
             .await
             .unwrap();
     assert!(waits, "it was stopped in the middle");
-    assert!(free, "the next worker goes on at once");
+    assert!(free, "the next worker continues at once");
 }
 
 #[tokio::test]
 async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     let mut channels = Vec::new();
     for state in ["active", "active", "disabled"] {
@@ -265,7 +265,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
     watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "channels": [channels[1]]})).await;
     watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "channels": []})).await;
     watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "cadence": "daily"})).await;
-    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    report(&app, &shop, seen("a", "15.00", 2)).await;
     assert_eq!(notices(&app).await.len(), 4);
     let now = app.clock.now();
     let due = sqlx::query!(
@@ -282,10 +282,10 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
 }
 
 #[tokio::test]
-async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
+async fn a_watch_is_seen_and_changed_by_its_owner_only() {
     let app = TestApp::spawn().await;
     let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     let kept = watch(&app, &anna, json!({"game_id": game, "rule": target("12"), "stores": ["Steam"]})).await;
     assert_eq!(kept["rule"], target("12.00"));
@@ -329,28 +329,28 @@ async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_right_again() {
+async fn a_delivery_cancelled_for_its_price_is_sent_when_the_price_matches_again() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"game_id": game, "rule": target("12.00")})).await;
-    tell(&app, &shop, seen("a", "10.00", 2)).await;
-    tell(&app, &shop, seen("a", "13.00", 3)).await;
+    report(&app, &shop, seen("a", "10.00", 2)).await;
+    report(&app, &shop, seen("a", "13.00", 3)).await;
     assert_eq!(deliver::step(&app.state).await.unwrap().cancelled, 1);
-    tell(&app, &shop, seen("a", "9.00", 4)).await;
+    report(&app, &shop, seen("a", "9.00", 4)).await;
     assert_eq!(deliver::step(&app.state).await.unwrap().sent, 1);
     assert_eq!(sink.received("/hook")[0].json()["data"]["price"]["amount"], "9.00");
     assert_eq!(notices(&app).await.len(), 1, "the notice is still one");
 }
 
 #[tokio::test]
-async fn the_same_watch_made_again_is_the_one_that_is_there() {
+async fn the_same_watch_created_again_is_the_existing_one() {
     let app = TestApp::spawn().await;
     let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     app.report(
         &shop,
         json!([{"store": "gog", "sku": "b", "title": "Celeste", "price": "20.00", "currency": "EUR"}]),
@@ -415,10 +415,10 @@ async fn the_same_watch_made_again_is_the_one_that_is_there() {
 }
 
 #[tokio::test]
-async fn of_twenty_that_make_the_same_watch_at_once_one_makes_it() {
+async fn of_twenty_concurrent_requests_for_the_same_watch_one_creates_it() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let body = json!({"game_id": only_game(&app).await, "rule": target("12.00")});
     let at_once = (0..20).map(|_| app.call(&anna, Method::POST, "/v1/watches", body.clone()));
     let answers = futures_util::future::join_all(at_once).await;
@@ -427,15 +427,15 @@ async fn of_twenty_that_make_the_same_watch_at_once_one_makes_it() {
     assert_eq!(statuses, [[200; 19].as_slice(), &[201]].concat());
     assert!(answers.iter().all(|answer| answer.body == answers[0].body));
     // It rings once.
-    tell(&app, &shop, seen("a", "10.00", 2)).await;
+    report(&app, &shop, seen("a", "10.00", 2)).await;
     assert_eq!(notices(&app).await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_watch_takes_countries_and_keeps_what_it_had() {
+async fn a_watch_accepts_countries_and_keeps_stored_regions_of_other_kinds() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    report(&app, &shop, seen("a", "20.00", 1)).await;
     let body =
         json!({"game_id": only_game(&app).await, "rule": {"any_sale": {}}, "regions": ["uk", "de", "ZZ"]});
     let made = watch(&app, &anna, body).await;

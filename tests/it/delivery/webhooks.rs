@@ -20,7 +20,7 @@ use crate::support::TestApp;
 use crate::support::sink::{Behaviour, Received, Sink};
 
 /// Verifies a webhook with a receiver's library: returns the type of the message, or the reason for the refusal.
-async fn ask(client: &str, secret: &str, received: &Received) -> Result<String, String> {
+async fn verify_with(client: &str, secret: &str, received: &Received) -> Result<String, String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let setting = |name: &str| {
         std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `make test` fetches the clients"))
@@ -51,7 +51,8 @@ async fn ask(client: &str, secret: &str, received: &Received) -> Result<String, 
 
 /// Verifies with both libraries, which must agree.
 async fn verify(secret: &str, received: &Received) -> Result<String, String> {
-    let (npm, pypi) = tokio::join!(ask("npm", secret, received), ask("PyPI", secret, received));
+    let (npm, pypi) =
+        tokio::join!(verify_with("npm", secret, received), verify_with("PyPI", secret, received));
     assert_eq!(npm.is_ok(), pypi.is_ok(), "npm: {npm:?}, PyPI: {pypi:?}");
     for refusal in [&npm, &pypi].into_iter().filter_map(|answer| answer.as_ref().err()) {
         assert!(refusal.starts_with("refused: "), "the client itself failed: {refusal}");
@@ -60,7 +61,7 @@ async fn verify(secret: &str, received: &Received) -> Result<String, String> {
 }
 
 #[tokio::test]
-async fn receivers_libraries_accept_what_is_sent_and_nothing_else() {
+async fn libraries_of_receivers_accept_our_messages_and_nothing_else() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -143,34 +144,34 @@ async fn receivers_that_misbehave_are_failures() {
         let attempt = attempt(&app, &sink.url(path)).await;
         assert_eq!(attempt["state"], "pending", "{path}");
         assert_eq!(attempt["status"], status, "{path}");
-        let told = attempt["error"].as_str().unwrap();
-        assert!(told.starts_with(error), "{path}: {told}");
+        let found = attempt["error"].as_str().unwrap();
+        assert!(found.starts_with(error), "{path}: {found}");
         assert_eq!(sink.received(path).len(), 1, "{path}");
     }
     assert_eq!(sink.received("/private").len(), 0);
-    let nobody = attempt(&app, "http://127.0.0.1:1/").await;
-    assert!(nobody["error"].as_str().unwrap().starts_with("no connection: "), "{nobody}");
+    let refused = attempt(&app, "http://127.0.0.1:1/").await;
+    assert!(refused["error"].as_str().unwrap().starts_with("no connection: "), "{refused}");
 }
 
 #[tokio::test]
-async fn of_ten_million_bytes_a_few_are_read() {
+async fn only_a_few_of_ten_million_bytes_are_read() {
     let app = TestApp::spawn().await;
     let sink = Sink::start().await;
     sink.on("/floods", Behaviour::Flood);
     let attempt = attempt(&app, &sink.url("/floods")).await;
     assert_eq!((&attempt["state"], &attempt["status"]), (&json!("delivered"), &json!(200)));
     // Bytes in the sockets' buffers have been sent but not read.
-    assert!(sink.flooded() < 9_000_000, "{} bytes were taken", sink.flooded());
+    assert!(sink.flooded() < 9_000_000, "{} bytes were sent", sink.flooded());
 }
 
 /// Resolver that knows these names and no others, and counts its queries.
-fn look_up(names: &[(&str, &[&str])], asked: Arc<AtomicUsize>) -> LookUp {
+fn look_up(names: &[(&str, &[&str])], lookups: Arc<AtomicUsize>) -> LookUp {
     let names: HashMap<String, Vec<IpAddr>> = names
         .iter()
         .map(|(name, ips)| (name.to_string(), ips.iter().map(|ip| ip.parse().unwrap()).collect()))
         .collect();
     Arc::new(move |name| {
-        asked.fetch_add(1, Ordering::SeqCst);
+        lookups.fetch_add(1, Ordering::SeqCst);
         let found = names.get(&name).cloned().ok_or_else(|| std::io::Error::other("no such name"));
         async move { found }.boxed()
     })
@@ -197,8 +198,8 @@ async fn names_of_private_addresses_are_not_called() {
         ("allowed.test", &["127.0.0.1"]),
         ("empty.test", &[]),
     ];
-    let asked = Arc::new(AtomicUsize::new(0));
-    let app = spawn_resolving(&[], look_up(names, asked.clone())).await;
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let app = spawn_resolving(&[], look_up(names, lookups.clone())).await;
     for (name, class) in [
         ("metadata.test", "link-local"),
         ("metadata6.test", "unique local"),
@@ -218,17 +219,17 @@ async fn names_of_private_addresses_are_not_called() {
     assert_eq!(sink.received("/").len(), 0);
     let fine = attempt(&app, &format!("http://allowed.test:{port}/")).await;
     assert_eq!(fine["state"], "delivered");
-    assert!(asked.load(Ordering::SeqCst) >= 8, "our resolver was asked");
+    assert!(lookups.load(Ordering::SeqCst) >= 8, "our resolver was queried");
     assert_eq!(sink.received("/")[0].headers["host"], format!("allowed.test:{port}"));
 }
 
 #[tokio::test]
 async fn without_exceptions_loopback_is_not_called() {
     let sink = Sink::start().await;
-    let asked = Arc::new(AtomicUsize::new(0));
+    let lookups = Arc::new(AtomicUsize::new(0));
     let names: &[(&str, &[&str])] = &[("rebound.test", &["127.0.0.1"])];
     let settings = [("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "")];
-    let app = spawn_resolving(&settings, look_up(names, asked)).await;
+    let app = spawn_resolving(&settings, look_up(names, lookups)).await;
     let refused = attempt(&app, &format!("http://rebound.test:{}/", sink.address.port())).await;
     assert_eq!(refused["error"], "the host has an address that is not public (loopback)");
 
@@ -239,21 +240,21 @@ async fn without_exceptions_loopback_is_not_called() {
     let test = format!("/v1/channels/{}/test", hook.id);
     let answered = app.call(&user, Method::POST, &test, Value::Null).await;
     assert_eq!(answered.body["delivered"], false);
-    let told = answered.body["error"].as_str().unwrap();
-    assert!(told.contains("public address") && told.contains("loopback"), "{told}");
+    let error = answered.body["error"].as_str().unwrap();
+    assert!(error.contains("public address") && error.contains("loopback"), "{error}");
     assert_eq!(sink.received("/").len(), 0);
 }
 
 #[tokio::test]
-async fn a_name_that_changes_its_address_is_judged_at_every_connection() {
+async fn a_name_that_changes_its_address_is_checked_at_every_connection() {
     let sink = Sink::start().await;
     // The receiver closes every connection, so the next request makes a new one.
     sink.on("/", Behaviour::Answer(200, "Connection: close\r\n", ""));
-    let asked = Arc::new(AtomicUsize::new(0));
+    let lookups = Arc::new(AtomicUsize::new(0));
     let look_up: LookUp = Arc::new({
-        let asked = asked.clone();
+        let lookups = lookups.clone();
         move |_| {
-            let address = match asked.fetch_add(1, Ordering::SeqCst) {
+            let address = match lookups.fetch_add(1, Ordering::SeqCst) {
                 0 => IpAddr::from([127, 0, 0, 1]),
                 _ => IpAddr::from([10, 0, 0, 1]),
             };
@@ -266,5 +267,5 @@ async fn a_name_that_changes_its_address_is_judged_at_every_connection() {
     let second = attempt(&app, &url).await;
     assert_eq!(second["error"], "the host has an address that is not public (private)");
     assert_eq!(sink.received("/").len(), 1);
-    assert_eq!(asked.load(Ordering::SeqCst), 2, "a look-up for a connection, and none beside it");
+    assert_eq!(lookups.load(Ordering::SeqCst), 2, "one look-up for each connection, and no other");
 }

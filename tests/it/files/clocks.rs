@@ -23,7 +23,7 @@ async fn status(app: &TestApp, user: &User, path: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_machine_whose_clock_is_wrong_costs_no_file() {
+async fn an_incorrect_machine_clock_loses_no_file() {
     let app = TestApp::builder().clock_ahead(TimeDelta::zero()).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (path, _) = put(&app, &anna).await;
@@ -71,7 +71,7 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_under_an_upload_changes_nothing() {
+async fn a_clock_that_jumps_during_an_upload_changes_nothing() {
     let app = TestApp::builder().clock_ahead(TimeDelta::zero()).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(500_000);

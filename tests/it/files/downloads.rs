@@ -12,8 +12,8 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    bytes_come_whole_in_ranges_and_under_conditions,
-    a_link_serves_whoever_has_it_as_often_as_it_says,
+    bytes_are_served_whole_in_ranges_and_under_conditions,
+    a_link_serves_any_client_up_to_its_limit,
 );
 
 pub async fn upload(app: &TestApp, user: &User, name: &str, kind: &str, body: bytes::Bytes) -> String {
@@ -27,7 +27,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
+async fn bytes_are_served_whole_in_ranges_and_under_conditions(store: Store) {
     // Downloads through Salebell are the same for every store.
     let app = TestApp::builder().store(store).settings(&[("SALEBELL_FILES__PRESIGN", "false")]).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -95,7 +95,7 @@ async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
     );
 }
 
-async fn a_link_serves_whoever_has_it_as_often_as_it_says(store: Store) {
+async fn a_link_serves_any_client_up_to_its_limit(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let whole = bytes(300_000);
@@ -132,13 +132,13 @@ async fn a_link_serves_whoever_has_it_as_often_as_it_says(store: Store) {
     assert_eq!(listed["items"][0].get("path"), None, "shown once");
 
     let hour = link(json!({"expires_at": app.clock.now() + TimeDelta::hours(1)})).await;
-    let taken_back = link(json!({})).await;
-    let remove = format!("{links}/{}", taken_back["id"].as_str().unwrap());
+    let revoked = link(json!({})).await;
+    let remove = format!("{links}/{}", revoked["id"].as_str().unwrap());
     for (user, status) in [(&mallory, 404), (&anna, 204), (&anna, 404)] {
         let answer = app.request(Method::DELETE, &remove).bearer_auth(&user.token).send().await.unwrap();
         assert_eq!(answer.status(), status);
     }
-    assert_eq!(app.get(taken_back["path"].as_str().unwrap()).send().await.unwrap().status(), 404);
+    assert_eq!(app.get(revoked["path"].as_str().unwrap()).send().await.unwrap().status(), 404);
     assert_eq!(app.get(hour["path"].as_str().unwrap()).send().await.unwrap().status(), 200);
     app.clock.advance(TimeDelta::hours(2));
     assert_eq!(app.get(hour["path"].as_str().unwrap()).send().await.unwrap().status(), 404);

@@ -15,11 +15,11 @@ use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
-crate::on_both_stores!(a_disk_that_fills_up_costs_nothing_that_was_told,);
+crate::on_both_stores!(a_disk_that_fills_up_loses_no_acknowledged_bytes,);
 
 const MIB: usize = 1 << 20;
 
-async fn is_full(answer: Response) {
+async fn assert_full(answer: Response) {
     assert_eq!(answer.status(), 507);
     assert_eq!(header(&answer, "retry-after"), "60");
     let problem: Value = answer.json().await.unwrap();
@@ -31,7 +31,7 @@ async fn is_full(answer: Response) {
 const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
     'mount -t tmpfs -o size=16m salebell \"$SALEBELL_FILES__DIRECTORY\" && exec \"$@\"' sh \"$@\"";
 
-async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
+async fn a_disk_that_fills_up_loses_no_acknowledged_bytes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let wrapper = ["sh", "-c", ON_A_SMALL_DISK, "sh"];
@@ -66,38 +66,38 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     for slice in whole[3 * MIB..8 * MIB].chunks(64 << 10) {
         let _ = feed.send(Ok(Bytes::copy_from_slice(slice)));
     }
-    is_full(sending.await.unwrap().expect("an answer")).await;
+    assert_full(sending.await.unwrap().expect("an answer")).await;
     drop(feed);
-    let told = api.offset(&path).await.unwrap();
-    assert!((3 * MIB..8 * MIB).contains(&told), "{told}");
+    let acknowledged = api.offset(&path).await.unwrap();
+    assert!((3 * MIB..8 * MIB).contains(&acknowledged), "{acknowledged}");
     if store == Store::Directory {
         // Bytes that cannot be acknowledged occupy no space.
         let place: String = sqlx::query_scalar("select place from file_pieces order by file_id desc limit 1")
             .fetch_one(&app.state.writer)
             .await
             .unwrap();
-        assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), told as u64);
+        assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), acknowledged as u64);
     }
 
     // No new upload starts, and existing files are served. The bytes buffered for S3 have released their space.
     file.seek(SeekFrom::End(0)).unwrap();
     fill(&mut file);
-    is_full(put(bytes(100_000)).await).await;
-    is_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
-    is_full(sent(api.patch(&path, told, whole.slice(told..))).await).await;
+    assert_full(put(bytes(100_000)).await).await;
+    assert_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
+    assert_full(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await).await;
     let (feed, body) = fed();
     let chunked = app.client.put(api.url_for("/v1/files/b")).bearer_auth(&anna.token).body(body);
     feed.send(Ok(bytes(MIB))).unwrap();
     let answer = sent(chunked).await;
     assert_eq!(header(&answer, "connection"), "close", "what it still sends is not read");
-    is_full(answer).await;
+    assert_full(answer).await;
     drop(feed);
     assert_eq!(get(&kept_at).await, kept);
-    assert_eq!(api.offset(&path).await, Some(told));
+    assert_eq!(api.offset(&path).await, Some(acknowledged));
 
     std::fs::remove_file(&filler).unwrap();
     drop(file);
-    assert_eq!(sent(api.patch(&path, told, whole.slice(told..))).await.status(), 204);
+    assert_eq!(sent(api.patch(&path, acknowledged, whole.slice(acknowledged..))).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
     assert!(get(&format!("{path}/content")).await == whole, "the bytes are others");
     assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
@@ -138,7 +138,7 @@ async fn a_slow_client_is_spared_and_one_that_hardly_sends_is_cut_off() {
     let (honest, cut) =
         tokio::join!(trickle(slow_stream, 20, pause, 800), trickle(hardly_stream, 2, pause, 800));
     assert!(honest.0.starts_with("HTTP/1.1 204 "), "{honest:?}");
-    assert!(began.elapsed() > Duration::from_secs(9), "it was looked at three times");
+    assert!(began.elapsed() > Duration::from_secs(9), "it was checked three times");
     assert_eq!(app.see(&anna, &slow).await["sha256"], hex(&bytes(800)));
     assert!(cut.0.starts_with("HTTP/1.1 408 ") && cut.0.contains("too slowly"), "{cut:?}");
     assert!((24..100).contains(&cut.1), "{cut:?}");
@@ -159,7 +159,7 @@ async fn begin_patch(app: &TestApp, user: &User, path: &str, length: usize) -> T
 }
 
 #[tokio::test]
-async fn many_slow_clients_keep_nobody_from_uploading() {
+async fn many_slow_clients_keep_no_other_from_uploading() {
     let app = TestApp::builder()
         .settings(&[
             ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"),
@@ -188,8 +188,8 @@ async fn many_slow_clients_keep_nobody_from_uploading() {
             sent(patch(&app, &user, path, 0, bytes(1))).await
         };
         // Other requests are not delayed, and the client gets the reason.
-        let told = async { while refused().await.status() != 429 {} };
-        tokio::time::timeout(Duration::from_secs(2), told).await.expect("its limit is reached");
+        let refusal = async { while refused().await.status() != 429 {} };
+        tokio::time::timeout(Duration::from_secs(2), refusal).await.expect("its limit is reached");
         let began = Instant::now();
         assert_eq!((upload(&ben).await, upload(&clara).await), (204, 204));
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -214,7 +214,7 @@ fn peak_mib(api: &Api) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_creations_cost_one_account_its_quota_and_nobody_else_anything() {
+async fn ten_thousand_creations_use_up_the_quota_of_one_account_only() {
     const CREATIONS: usize = 10_000;
     let app = TestApp::spawn().await;
     let (mallory, ben) = (app.user("mallory", &[]).await, app.user("ben", &[]).await);

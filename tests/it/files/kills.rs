@@ -12,15 +12,15 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::files::uploads::{bytes, content, is_whole, sent};
+use crate::files::uploads::{assert_whole, bytes, content, sent};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    an_api_killed_in_the_middle_of_an_upload_has_what_it_told,
+    an_api_killed_during_an_upload_keeps_the_acknowledged_bytes,
     an_api_killed_at_the_end_of_an_upload_completes_it_once,
-    an_api_killed_while_it_puts_together_leaves_nothing_half,
+    an_api_killed_during_a_concatenation_leaves_nothing_incomplete,
     a_worker_killed_while_it_removes_is_followed_by_another,
 );
 
@@ -31,31 +31,34 @@ pub fn any(what: &str, end: u64) -> u64 {
     some
 }
 
-async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store) {
+async fn an_api_killed_during_an_upload_keeps_the_acknowledged_bytes(store: Store) {
     const SLICE: usize = 64 << 10;
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(24 << 20);
     let mut api = Api::start(&app, &anna, &[]).await;
     let path = api.create(whole.len()).await;
-    let (mut told, mut sent) = (0, 0);
+    let (mut acknowledged, mut sent) = (0, 0);
     for round in 0..5 {
         let at = api.offset(&path).await.unwrap();
-        assert!(told <= at && at <= sent.max(told), "{told} were told, {sent} sent, and now it is {at}");
+        assert!(
+            acknowledged <= at && at <= sent.max(acknowledged),
+            "{acknowledged} were acknowledged, {sent} sent, and now it is {at}"
+        );
         let mut stream = api.begin_patch(&path, at, whole.len() - at).await;
         // Time to live after the last progress; at the end there is no more progress to report.
         let dies_after = Duration::from_millis(any("dies after ms", 500));
         let dead = CancellationToken::new();
-        (told, sent) = (at, at);
-        let asks = async {
+        (acknowledged, sent) = (at, at);
+        let reads = async {
             // An observer polls all the time: every offset reported must exist afterwards.
             let began = Instant::now();
-            while told == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
-                told = api.stored(&path).await;
+            while acknowledged == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
+                acknowledged = api.stored(&path).await;
             }
             let dies_at = Instant::now() + dies_after;
             while Instant::now() < dies_at {
-                told = told.max(api.stored(&path).await);
+                acknowledged = acknowledged.max(api.stored(&path).await);
             }
             dead.cancel();
         };
@@ -68,15 +71,18 @@ async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store)
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
         };
-        tokio::join!(asks, sends);
-        assert!(told > at || at == whole.len(), "nothing was told in round {round}");
+        tokio::join!(reads, sends);
+        assert!(acknowledged > at || at == whole.len(), "nothing was acknowledged in round {round}");
         api.kill().await;
         api = Api::start(&app, &anna, &[]).await;
     }
     let at = api.offset(&path).await.unwrap();
-    assert!(told <= at && at <= sent, "{told} were told, {sent} sent, and now it is {at}");
+    assert!(
+        acknowledged <= at && at <= sent,
+        "{acknowledged} were acknowledged, {sent} sent, and now it is {at}"
+    );
     assert_eq!(api.patch(&path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
@@ -101,7 +107,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
         api.kill().await;
         // This upload has to be completed: late rounds wait until every file is.
         let api = Api::start(&app, &anna, &[]).await;
-        is_gone_on_with(&app, &api, &anna, &path, (first, late), &whole).await;
+        resumes_after_kill(&app, &api, &anna, &path, (first, late), &whole).await;
         paths.push(path);
     }
     let counted = "select coalesce(sum(count), 0)::bigint from activity where kind = 'upload'";
@@ -109,7 +115,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
     assert_eq!(counted, paths.len() as i64);
 }
 
-async fn is_gone_on_with(
+async fn resumes_after_kill(
     app: &TestApp,
     api: &Api<'_>,
     anna: &User,
@@ -123,10 +129,10 @@ async fn is_gone_on_with(
     assert_eq!(app.see(anna, path).await["state"] == "complete", at == whole.len());
     // A client that missed the final answer sends an empty request, and learns that the upload is complete.
     assert_eq!(api.patch(path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
-    is_whole(app, anna, path, whole).await;
+    assert_whole(app, anna, path, whole).await;
 }
 
-async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) {
+async fn an_api_killed_during_a_concatenation_leaves_nothing_incomplete(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(32 << 20);
@@ -176,7 +182,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     let finals = "select id from files where concat = 'final'";
     let finals: Vec<Uuid> = sqlx::query_scalar(finals).fetch_all(&app.state.writer).await.unwrap();
     for id in finals {
-        is_whole(&app, &anna, &format!("/v1/files/{id}"), &whole).await;
+        assert_whole(&app, &anna, &format!("/v1/files/{id}"), &whole).await;
     }
 }
 
@@ -269,7 +275,7 @@ async fn kill(mut worker: crate::support::binary::Binary) {
 }
 
 #[tokio::test]
-async fn a_sweep_that_is_killed_is_done_by_another() {
+async fn a_sweep_that_is_killed_is_finished_by_another_worker() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(100_000);
@@ -307,7 +313,7 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
     assert!(lives > 1, "one worker did it all");
     assert!(places.iter().all(|place| !app.files.path().join(place).exists()));
     for path in paths {
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
     }
 }
 

@@ -13,9 +13,9 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    a_file_goes_before_fourteen_days_are_over,
-    a_removal_that_was_cut_off_is_finished,
-    what_one_side_does_not_know_is_swept,
+    a_file_is_removed_before_fourteen_days_are_over,
+    an_interrupted_removal_is_finished,
+    blobs_without_a_row_and_rows_without_a_blob_are_removed,
 );
 
 async fn upload(app: &TestApp, user: &User, query: &str, body: &str) -> (String, Value) {
@@ -32,7 +32,7 @@ async fn rows(app: &TestApp) -> i64 {
     sqlx::query_scalar("select count(*) from files").fetch_one(&app.state.writer).await.unwrap()
 }
 
-async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
+async fn a_file_is_removed_before_fourteen_days_are_over(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (short, _) = upload(&app, &anna, "?expires_in=3600", "short").await;
@@ -73,7 +73,7 @@ async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
     assert_eq!(seen, [(4, 3), (3, 2), (2, 2), (1, 1), (0, 0)]);
 }
 
-async fn a_removal_that_was_cut_off_is_finished(store: Store) {
+async fn an_interrupted_removal_is_finished(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for cut in ["after the row was hidden", "after the bytes were removed"] {
@@ -88,7 +88,7 @@ async fn a_removal_that_was_cut_off_is_finished(store: Store) {
     }
 }
 
-async fn what_one_side_does_not_know_is_swept(store: Store) {
+async fn blobs_without_a_row_and_rows_without_a_blob_are_removed(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (kept, _) = upload(&app, &anna, "", "kept").await;
@@ -113,17 +113,17 @@ async fn what_one_side_does_not_know_is_swept(store: Store) {
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_there_costs_no_file() {
+async fn an_unavailable_store_loses_no_file() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut paths = Vec::new();
     for _ in 0..12 {
         paths.push(upload(&app, &anna, "", "kept").await.0);
     }
-    let (there, away) = (app.files.path(), app.files.path().with_extension("away"));
-    std::fs::rename(there, &away).unwrap();
+    let (there, elsewhere) = (app.files.path(), app.files.path().with_extension("away"));
+    std::fs::rename(there, &elsewhere).unwrap();
     assert!(files::sweep_orphans(&app.state).await.is_err());
-    std::fs::rename(&away, there).unwrap();
+    std::fs::rename(&elsewhere, there).unwrap();
     files::sweep_orphans(&app.state).await.unwrap();
     // Nor does a worker remove anything if its database knows none of the files.
     let other =

@@ -76,10 +76,10 @@ impl Shared {
     /// Waits until the link is used up: for some seconds, parts of a download may be requested again.
     async fn becomes_used_up(&self) {
         eventually("it is used up", async || self.ask(Method::HEAD, &[]).await.0 == 404).await;
-        self.is_used_up().await;
+        self.assert_used_up().await;
     }
 
-    async fn is_used_up(&self) {
+    async fn assert_used_up(&self) {
         for method in [Method::GET, Method::HEAD] {
             for headers in [
                 &[][..],
@@ -105,13 +105,13 @@ async fn a_link_that_is_used_up_is_gone_for_every_method_and_range() {
             assert_eq!(shared.ask(Method::HEAD, &[]).await.0, 200, "{size}");
             assert_eq!(shared.ask(Method::GET, &[]).await, (200, shared.whole.clone()), "{size}");
         }
-        shared.is_used_up().await;
+        shared.assert_used_up().await;
         assert_eq!(shared.listed().await["downloads"], 2);
     }
 }
 
 #[tokio::test]
-async fn who_only_looks_uses_up_no_download() {
+async fn probing_a_link_uses_up_no_download() {
     let shared = Shared::new(300_000, 1).await;
     for _ in 0..5 {
         assert_eq!(shared.ask(Method::HEAD, &[]).await.0, 200);
@@ -123,7 +123,7 @@ async fn who_only_looks_uses_up_no_download() {
     }
     assert_eq!(shared.listed().await["downloads"], 0);
     assert_eq!(shared.ask(Method::GET, &[]).await, (200, shared.whole.clone()));
-    shared.is_used_up().await;
+    shared.assert_used_up().await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn of_two_downloads_at_once_where_one_is_left_one_is_refused() {
     .await;
     assert_eq!(shared.listed().await["downloads"], 0);
     assert_eq!(shared.ask(Method::GET, &[]).await.0, 200);
-    shared.is_used_up().await;
+    shared.assert_used_up().await;
 
     let shared = Shared::new(300_000, 3).await;
     let answers = join_all((0..20).map(|_| shared.ask(Method::GET, &[]))).await;
@@ -205,7 +205,7 @@ async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
 }
 
 #[tokio::test]
-async fn parts_that_are_cut_and_asked_for_again_are_one_download() {
+async fn parts_that_break_off_and_are_requested_again_are_one_download() {
     // Concurrent open-ended ranges, each cut where the next one began.
     let size = 20 * MIB;
     let shared = Shared::new(size, 1).await;
@@ -266,7 +266,7 @@ async fn curl_resumes_within_one_download() {
 }
 
 #[tokio::test]
-async fn what_the_version_before_has_counted_stays_counted() {
+async fn downloads_counted_by_the_previous_version_stay_counted() {
     let shared = Shared::new(1_000, 2).await;
     let counted = "update file_links set downloads = downloads + 1";
     for (status, _) in [(200, 1), (404, 2)] {
@@ -276,7 +276,7 @@ async fn what_the_version_before_has_counted_stays_counted() {
 }
 
 #[tokio::test]
-async fn what_a_process_had_promised_when_it_died_counts_as_given_out() {
+async fn bytes_granted_by_a_process_that_died_count_as_sent() {
     let shared = Shared::new(24 * MIB, 1).await;
     let api = crate::support::instance::start(&shared.app, "api", &[]);
     let mut stream = raw::connect(&api.url().await).await;
@@ -291,7 +291,7 @@ async fn what_a_process_had_promised_when_it_died_counts_as_given_out() {
 }
 
 #[tokio::test]
-async fn a_link_without_a_limit_counts_and_refuses_nobody() {
+async fn a_link_without_a_limit_counts_and_never_refuses() {
     let mut shared = Shared::new(300_000, 1).await;
     shared.path = shared.link(json!({})).await;
     for _ in 0..3 {

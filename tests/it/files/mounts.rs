@@ -69,7 +69,7 @@ fn mount_as(process: u32, command: &[&str]) {
     assert!(enter(&["--root", "--mount"]) || enter(&by_user), "{command:?}");
 }
 
-async fn is_away(answer: Response) {
+async fn assert_unavailable(answer: Response) {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(header(&answer, "retry-after"), "5");
     let problem: Value = answer.json().await.unwrap();
@@ -78,7 +78,7 @@ async fn is_away(answer: Response) {
 }
 
 #[tokio::test]
-async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_was() {
+async fn a_store_that_is_lost_at_run_time_accepts_no_bytes_and_resumes_where_it_was() {
     let (app, place) = (TestApp::spawn().await, Place::new());
     let anna = app.user("anna", &[]).await;
     let (files, store) = (place.files(), place.store());
@@ -101,8 +101,8 @@ async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_
 
     // At once, before any periodic check.
     mount_as(api.binary.id(), &["umount", &files]);
-    is_away(api.patch(&path, 2 * MIB, whole.slice(2 * MIB..)).send().await.unwrap()).await;
-    is_away(get(&kept).await).await;
+    assert_unavailable(api.patch(&path, 2 * MIB, whole.slice(2 * MIB..)).send().await.unwrap()).await;
+    assert_unavailable(get(&kept).await).await;
     let lost = Instant::now();
     eventually("it is not ready", async || get("/readyz").await.status() == 503).await;
     assert!(lost.elapsed() < Duration::from_secs(10), "{:?}", lost.elapsed());
@@ -114,9 +114,9 @@ async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_
     for path in ["/healthz", "/v1/deals", "/v1/files"] {
         assert_eq!(get(path).await.status(), 200, "{path}");
     }
-    is_away(api.patch(&path, 2 * MIB, whole.slice(2 * MIB..)).send().await.unwrap()).await;
+    assert_unavailable(api.patch(&path, 2 * MIB, whole.slice(2 * MIB..)).send().await.unwrap()).await;
     let other = app.client.put(api.url_for("/v1/files/b")).bearer_auth(&anna.token).body(bytes(MIB));
-    is_away(other.send().await.unwrap()).await;
+    assert_unavailable(other.send().await.unwrap()).await;
     assert_eq!(place.spilled(), 0, "bytes on the root's file system");
 
     mount_as(api.binary.id(), &["mount", "--bind", &store, &files]);

@@ -8,22 +8,22 @@ use reqwest::Method;
 use tokio::io::AsyncWriteExt;
 
 use crate::files::kills::{any, expire_many};
-use crate::files::uploads::{bytes, content, create, is_whole, sent};
+use crate::files::uploads::{assert_whole, bytes, content, create, sent};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, eventually, raw};
 
 crate::on_both_stores!(
-    a_process_that_was_paused_spoils_nothing_when_it_wakes,
+    a_process_that_was_paused_damages_nothing_when_it_wakes,
     a_process_that_was_paused_at_the_end_completes_nothing_twice,
-    a_worker_that_was_paused_while_it_removes_takes_nothing_else,
+    a_worker_that_was_paused_while_it_removes_a_file_removes_nothing_else,
 );
 
 const MIB: usize = 1 << 20;
 /// Limit after which a process that is paused in a transaction has lost its locks.
 const SHORT_TRANSACTIONS: [(&str, &str); 1] = [("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")];
 
-async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
+async fn a_process_that_was_paused_damages_nothing_when_it_wakes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (one, other) = (Api::start(&app, &anna, &[]).await, Api::start(&app, &anna, &[]).await);
@@ -59,13 +59,13 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
         assert!(answer.starts_with("HTTP/1.1 409 ") || !ends && answer.is_empty(), "{answer}");
         assert_eq!(one.offset(&path).await, Some(middle));
         assert_eq!(sent(other.patch(&path, middle, whole.slice(middle..))).await.status(), 204);
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         assert_eq!(one.offset(&path).await, Some(whole.len()));
     }
 }
 
 #[tokio::test]
-async fn a_process_that_is_paused_in_a_transaction_gives_back_its_locks() {
+async fn a_process_that_is_paused_in_a_transaction_releases_its_locks() {
     let app =
         TestApp::builder().settings(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -91,13 +91,13 @@ async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Sto
         tokio::time::sleep(Duration::from_micros(any("paused after us", 400_000))).await;
         one.binary.signal(Signal::SIGSTOP);
         go_on(&other, &path, &whole).await;
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         one.binary.signal(Signal::SIGCONT);
         // Whatever the outcome for the paused process, it learns of it and damages nothing.
         let answer = raw::read_answer(&mut stream).await;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert!(matches!(status, "204" | "409" | "503"), "{answer}");
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         assert_eq!(one.offset(&path).await, Some(whole.len()));
         std::mem::swap(&mut one, &mut other);
     }
@@ -124,7 +124,7 @@ async fn go_on(other: &Api<'_>, path: &str, whole: &Bytes) {
     }
 }
 
-async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Store) {
+async fn a_worker_that_was_paused_while_it_removes_a_file_removes_nothing_else(store: Store) {
     let gone: usize = match store {
         Store::Directory => 600,
         Store::S3 => 150,
@@ -153,7 +153,7 @@ async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Sto
     let lapse = "update jobs set leased_until = null, next_at = now()";
     sqlx::query(lapse).execute(&app.state.writer).await.unwrap();
     let other = instance::start(&app, "worker", &SHORT_TRANSACTIONS);
-    until(before / 2, "the second goes on").await;
+    until(before / 2, "the second continues").await;
     // Both workers now run the job.
     paused.signal(Signal::SIGCONT);
     until(0, "all are removed").await;

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::files::uploads::{bytes, create, fed, header, hex, is_whole, offset, patch, sent, tus};
+use crate::files::uploads::{assert_whole, bytes, create, fed, header, hex, offset, patch, sent, tus};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, raw};
 
-crate::on_both_stores!(a_body_that_is_not_the_one_of_its_digest_is_not_kept,);
+crate::on_both_stores!(a_body_that_does_not_match_its_digest_is_not_kept,);
 
 const PROBLEMS: &str = "https://iana.org/assignments/http-problem-types";
 
@@ -70,7 +70,7 @@ impl Draft {
 }
 
 /// Checks for a refusal with this status and type that does not claim that the upload is complete.
-async fn is_refused(answer: Response, status: u16, kind: &str) {
+async fn assert_refused(answer: Response, status: u16, kind: &str) {
     assert_eq!(answer.status(), status, "{kind}");
     assert_eq!(header(&answer, "upload-complete"), "?0", "{kind}");
     assert_eq!(header(&answer, "content-type"), "application/problem+json");
@@ -81,7 +81,7 @@ async fn is_refused(answer: Response, status: u16, kind: &str) {
 }
 
 #[tokio::test]
-async fn what_can_be_done_and_how_much_is_told_before() {
+async fn features_and_limits_are_announced_in_advance() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(10).await;
     for at in ["/v1/files", &path] {
@@ -90,14 +90,14 @@ async fn what_can_be_done_and_how_much_is_told_before() {
         assert_eq!(header(&options, "upload-limit"), "max-size=6442450944, max-age=86400");
         assert!(header(&options, "accept-patch").contains("application/partial-upload"));
     }
-    let look = sent(draft.request(Method::GET, &path)).await;
+    let shown = sent(draft.request(Method::GET, &path)).await;
     assert_eq!(
-        ["upload-offset", "upload-complete", "upload-length"].map(|name| header(&look, name)),
+        ["upload-offset", "upload-complete", "upload-length"].map(|name| header(&shown, name)),
         ["0", "?0", "10"]
     );
-    assert_eq!(header(&look, "cache-control"), "no-store");
+    assert_eq!(header(&shown, "cache-control"), "no-store");
     // An upload that receives nothing expires after a day; a complete file expires only at its own time.
-    assert_eq!(max_age(&look), 86_400);
+    assert_eq!(max_age(&shown), 86_400);
     let short = sent(draft.request(Method::POST, "/v1/files?expires_in=60").header("upload-complete", "?0"));
     assert_eq!(max_age(&short.await), 60);
     let whole = sent(draft.append(&path, 0, "?1", bytes(10))).await;
@@ -120,33 +120,34 @@ fn max_age(answer: &Response) -> u64 {
 async fn lengths_that_do_not_agree_are_refused() {
     let draft = Draft::new(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).await;
     let all = draft.post("?1").header("upload-length", 100).body("12345");
-    is_refused(sent(all).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(all).await, 400, "#inconsistent-upload-length").await;
     // The length of the body is not announced.
     let (feed, body) = fed();
     feed.send(Ok(bytes(5))).unwrap();
     drop(feed);
     let all = draft.post("?1").header("upload-length", 100).body(body);
-    is_refused(sent(all).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(all).await, 400, "#inconsistent-upload-length").await;
     let beyond = draft.post("?0").header("upload-length", 3).body("12345");
-    is_refused(sent(beyond).await, 400, "#inconsistent-upload-length").await;
-    is_refused(sent(draft.post("?1").header("upload-length", 1001).body("x")).await, 413, "too-large").await;
-    is_refused(sent(draft.post("?0").header("upload-length", 1001)).await, 413, "too-large").await;
-    is_refused(sent(draft.post("?1").body(bytes(1001))).await, 413, "too-large").await;
+    assert_refused(sent(beyond).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(draft.post("?1").header("upload-length", 1001).body("x")).await, 413, "too-large")
+        .await;
+    assert_refused(sent(draft.post("?0").header("upload-length", 1001)).await, 413, "too-large").await;
+    assert_refused(sent(draft.post("?1").body(bytes(1001))).await, 413, "too-large").await;
     assert_eq!(draft.app.see(&draft.anna, "/v1/files").await["items"], json!([]), "nothing is left of them");
 
     let path = draft.create(50).await;
     let other = draft.append(&path, 0, "?0", "x").header("upload-length", 40);
-    is_refused(sent(other).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(other).await, 400, "#inconsistent-upload-length").await;
     let short = draft.append(&path, 0, "?1", bytes(20));
-    is_refused(sent(short).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(short).await, 400, "#inconsistent-upload-length").await;
     assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()), "it can be gone on with");
 }
 
 #[tokio::test]
-async fn what_goes_beyond_the_length_ends_the_upload() {
+async fn bytes_beyond_the_length_end_the_upload() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(50).await;
-    is_refused(sent(draft.append(&path, 0, "?0", bytes(100))).await, 400, "#inconsistent-upload-length")
+    assert_refused(sent(draft.append(&path, 0, "?0", bytes(100))).await, 400, "#inconsistent-upload-length")
         .await;
     assert_eq!(draft.state(&path).await.0, 404);
 
@@ -158,42 +159,42 @@ async fn what_goes_beyond_the_length_ends_the_upload() {
     let (feed, body) = fed();
     feed.send(Ok(bytes(1))).unwrap();
     drop(feed);
-    is_refused(sent(draft.append(&path, 50, "?0", body)).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(draft.append(&path, 50, "?0", body)).await, 400, "#inconsistent-upload-length").await;
     assert_eq!(draft.state(&path).await.0, 404);
 
     let path = draft.create(50).await;
     assert_eq!(sent(draft.append(&path, 0, "?0", bytes(50))).await.status(), 204);
     let ended = sent(draft.append(&path, 50, "?1", "")).await;
     assert_eq!((ended.status().as_u16(), header(&ended, "upload-complete")), (200, "?1"));
-    is_whole(&draft.app, &draft.anna, &path, &bytes(50)).await;
+    assert_whole(&draft.app, &draft.anna, &path, &bytes(50)).await;
 }
 
 #[tokio::test]
-async fn an_append_that_is_refused_leaves_the_upload_incomplete_in_what_it_says() {
+async fn a_refused_append_reports_the_upload_as_incomplete() {
     let draft = Draft::new(&[]).await;
     let path = draft.create(50).await;
-    is_refused(sent(draft.append(&path, 7, "?0", "x")).await, 409, "#mismatching-upload-offset").await;
+    assert_refused(sent(draft.append(&path, 7, "?0", "x")).await, 409, "#mismatching-upload-offset").await;
     let patch = || {
         let request = draft.request(Method::PATCH, &path);
         request.header("content-type", "application/partial-upload").body("x")
     };
-    is_refused(sent(patch().header("upload-complete", "?0")).await, 400, "malformed").await;
-    is_refused(sent(patch().header("upload-offset", 0)).await, 400, "malformed").await;
+    assert_refused(sent(patch().header("upload-complete", "?0")).await, 400, "malformed").await;
+    assert_refused(sent(patch().header("upload-offset", 0)).await, 400, "malformed").await;
     let wrong = patch().header("upload-offset", "abc").header("upload-complete", "?0");
-    is_refused(sent(wrong).await, 400, "malformed").await;
+    assert_refused(sent(wrong).await, 400, "malformed").await;
     let wrong = patch().header("upload-offset", 0).header("upload-complete", "true");
-    is_refused(sent(wrong).await, 400, "malformed").await;
+    assert_refused(sent(wrong).await, 400, "malformed").await;
     let gone = path.replace(path.rsplit('/').next().unwrap(), "0192f0c1-2345-7000-8000-000000000000");
-    is_refused(sent(draft.append(&gone, 0, "?0", "x")).await, 404, "not-found").await;
+    assert_refused(sent(draft.append(&gone, 0, "?0", "x")).await, 404, "not-found").await;
 
     assert_eq!(sent(draft.append(&path, 0, "?1", bytes(50))).await.status(), 200);
-    is_refused(sent(draft.append(&path, 50, "?1", "")).await, 400, "#completed-upload").await;
-    is_refused(sent(draft.append(&path, 50, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(draft.append(&path, 50, "?1", "")).await, 400, "#completed-upload").await;
+    assert_refused(sent(draft.append(&path, 50, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
     // A client that missed the last answer and repeats its request learns that the upload is complete.
     for body in ["x", ""] {
         let again = sent(draft.append(&path, 0, "?1", body)).await;
         assert_eq!(header(&again, "upload-offset"), "50");
-        is_refused(again, 409, "#mismatching-upload-offset").await;
+        assert_refused(again, 409, "#mismatching-upload-offset").await;
     }
     assert_eq!(draft.state(&path).await, (204, "50".into(), "?1".into()));
 }
@@ -205,19 +206,19 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
     assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()));
     let ended = sent(draft.append(&path, 0, "?1", "")).await;
     assert_eq!((ended.status().as_u16(), header(&ended, "upload-complete")), (200, "?1"));
-    is_whole(&draft.app, &draft.anna, &path, &[]).await;
+    assert_whole(&draft.app, &draft.anna, &path, &[]).await;
     // A length of 0, but a byte follows.
     let path = draft.create(0).await;
-    is_refused(sent(draft.append(&path, 0, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(draft.append(&path, 0, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
     assert_eq!(draft.state(&path).await.0, 404);
     let one = draft.post("?0").header("upload-length", 0).body("x");
-    is_refused(sent(one).await, 400, "#inconsistent-upload-length").await;
+    assert_refused(sent(one).await, 400, "#inconsistent-upload-length").await;
     // Complete in one request; in an older version of the draft, complete with its last byte.
     for (complete, version) in [("?1", "8"), ("?0", "7")] {
         let empty = draft.post(complete).header("upload-draft-interop-version", version);
         let empty = sent(empty.header("upload-length", 0)).await;
         assert_eq!((empty.status().as_u16(), header(&empty, "upload-complete")), (201, "?1"));
-        is_whole(&draft.app, &draft.anna, header(&empty, "location"), &[]).await;
+        assert_whole(&draft.app, &draft.anna, header(&empty, "location"), &[]).await;
     }
 
     // An upload that begins with a PUT can continue in parts too.
@@ -229,16 +230,16 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
     let path = header(&begun, "location").to_owned();
     assert_eq!(draft.state(&path).await, (204, "40".into(), "?0".into()));
     assert_eq!(sent(draft.append(&path, 40, "?1", whole.slice(40..))).await.status(), 200);
-    is_whole(&draft.app, &draft.anna, &path, &whole).await;
+    assert_whole(&draft.app, &draft.anna, &path, &whole).await;
     assert_eq!(draft.app.see(&draft.anna, &path).await["name"], "feed.csv");
     let at_once = sent(put.try_clone().unwrap().header("upload-complete", "?1").body(whole.clone())).await;
     assert_eq!((at_once.status().as_u16(), header(&at_once, "upload-complete")), (201, "?1"));
     let short = sent(put.header("upload-complete", "?1").body("x")).await;
-    is_refused(short, 400, "#inconsistent-upload-length").await;
+    assert_refused(short, 400, "#inconsistent-upload-length").await;
 }
 
 #[tokio::test]
-async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
+async fn invalid_structured_fields_are_treated_as_absent() {
     let draft = Draft::new(&[]).await;
     // This makes it a plain upload.
     let plain = sent(draft.post("true").header("upload-length", "10").body("Hello")).await;
@@ -257,8 +258,8 @@ async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
     assert_eq!((twice.status().as_u16(), header(&twice, "upload-length")), (201, ""));
     let path = draft.create(10).await;
     let append = |complete: &str| draft.append(&path, 0, complete, bytes(2));
-    is_refused(sent(append("?0").header("upload-offset", 2)).await, 400, "malformed").await;
-    is_refused(sent(append("?0").header("upload-complete", "?1")).await, 400, "malformed").await;
+    assert_refused(sent(append("?0").header("upload-offset", 2)).await, 400, "malformed").await;
+    assert_refused(sent(append("?0").header("upload-complete", "?1")).await, 400, "malformed").await;
     assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()));
     let plain = sent(draft.post("?0").header("upload-complete", "?0").body("Hello")).await;
     assert_eq!((plain.status().as_u16(), header(&plain, "upload-complete")), (201, ""));
@@ -269,7 +270,7 @@ fn sum(name: &str, body: &[u8]) -> String {
     format!("{name}=:{}:", STANDARD.encode(digest(algorithm, body)))
 }
 
-async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
+async fn a_body_that_does_not_match_its_digest_is_not_kept(store: Store) {
     let draft = Draft::on(store, &[]).await;
     let whole = bytes(200_000);
     let (one, other) = (whole.slice(..100_000), whole.slice(100_000..));
@@ -282,12 +283,12 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
         "sha-256=:AAAA:".to_owned(),
     ] {
         let append = draft.append(&path, 0, "?0", one.clone()).header("content-digest", &wrong);
-        is_refused(sent(append).await, 400, "digest-mismatch").await;
+        assert_refused(sent(append).await, 400, "digest-mismatch").await;
         assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()), "{wrong}");
     }
     for wrong in ["sha-256", "sha-256=abc", "sha-256=:*:", "=:AAAA:"] {
         let append = draft.append(&path, 0, "?0", one.clone()).header("content-digest", wrong);
-        is_refused(sent(append).await, 400, "malformed").await;
+        assert_refused(sent(append).await, 400, "malformed").await;
     }
     // A digest of an unknown algorithm is ignored.
     let unknown = format!("crc32c=:AAAAAA==:, {};a=1", sum("sha-512", &one));
@@ -296,7 +297,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
     let last =
         draft.append(&path, 100_000, "?1", other.clone()).header("content-digest", sum("sha-256", &other));
     assert_eq!(sent(last).await.status(), 200);
-    is_whole(&draft.app, &draft.anna, &path, &whole).await;
+    assert_whole(&draft.app, &draft.anna, &path, &whole).await;
 
     // If the body is the whole file, its Repr-Digest applies as well.
     for name in ["content-digest", "repr-digest"] {
@@ -339,11 +340,11 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
         let answer = raw::exchange(&draft.app.url, [head.as_bytes(), &other, tail.as_bytes()].concat()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
-    is_whole(&draft.app, &draft.anna, &path, &whole).await;
+    assert_whole(&draft.app, &draft.anna, &path, &whole).await;
 }
 
 #[tokio::test]
-async fn what_a_transfer_is_called_is_never_what_a_file_is() {
+async fn the_media_type_of_a_transfer_is_never_that_of_the_file() {
     let draft = Draft::new(&[]).await;
     for (header_value, expected) in [
         ("application/partial-upload", "application/octet-stream"),
@@ -377,11 +378,11 @@ async fn what_a_transfer_is_called_is_never_what_a_file_is() {
     let head = sent(tus(&draft.app, &draft.anna, Method::HEAD, &path)).await;
     assert_eq!(header(&head, "upload-metadata"), metadata);
     let wrong = sent(draft.post("?0").header("upload-metadata", "filename *")).await;
-    is_refused(wrong, 400, "malformed").await;
+    assert_refused(wrong, 400, "malformed").await;
 }
 
 #[tokio::test]
-async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_has() {
+async fn a_file_above_the_limit_is_too_large_however_much_space_is_free() {
     let settings =
         [("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000"), ("SALEBELL_FILES__MAX_BYTES", "1000")];
     let draft = Draft::new(&settings).await;
@@ -393,7 +394,7 @@ async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_ha
         (announce(1001).await.status(), announce(1000).await.status().as_u16()),
         (413.try_into().unwrap(), 507)
     );
-    is_refused(sent(draft.post("?0").header("upload-length", 1001)).await, 413, "too-large").await;
+    assert_refused(sent(draft.post("?0").header("upload-length", 1001)).await, 413, "too-large").await;
     let plain = draft.request(Method::PUT, "/v1/files/a").body(bytes(1001));
     assert_eq!(sent(plain).await.status(), 413);
 
@@ -402,8 +403,8 @@ async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_ha
     let deferred = tus(&draft.app, &draft.anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
     let path = header(&sent(deferred).await, "location").to_owned();
     let full = TestApp::builder().beside(&draft.app).settings(&settings).spawn().await;
-    let told =
+    let announcing =
         |length: usize| patch(&full, &draft.anna, &path, 0, Bytes::new()).header("upload-length", length);
-    assert_eq!(sent(told(1001)).await.status(), 413);
-    assert_eq!(sent(told(1000)).await.status(), 507);
+    assert_eq!(sent(announcing(1001)).await.status(), 413);
+    assert_eq!(sent(announcing(1000)).await.status(), 507);
 }

@@ -40,7 +40,7 @@ async fn holds(app: &TestApp, objects: usize) {
     panic!("{:?}", app.blobs().await);
 }
 
-async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
+async fn assert_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
     assert_eq!(app.see(user, path).await["sha256"], hex(whole));
     assert!(content(app, user, path).await == whole, "the bytes are others");
 }
@@ -63,7 +63,7 @@ async fn parts_fill_over_many_requests_to_two_instances() {
                 (204, &*end.to_string())
             );
         }
-        is_whole(&other, &anna, &path, &whole).await;
+        assert_whole(&other, &anna, &path, &whole).await;
         // A single object, whatever it was assembled from.
         holds(&app, 1).await;
         assert!(open_uploads(&app).await.is_empty());
@@ -91,18 +91,20 @@ async fn a_broken_connection_keeps_parts_and_tail() {
         stream.write_all(&whole[at..end]).await.unwrap();
         stream.shutdown().await.unwrap();
         drop(stream);
-        let told = async {
+        let acknowledged = async {
             eventually("stored", async || stored(&app, &anna, &path).await >= end).await;
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.expect("all that arrived is told");
+        tokio::time::timeout(Duration::from_secs(20), acknowledged)
+            .await
+            .expect("all received bytes are acknowledged");
     }
     let rest = whole.slice(12 * MIB..);
     assert_eq!(sent(patch(&app, &anna, &path, 12 * MIB, rest)).await.status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 #[tokio::test]
-async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
+async fn a_writer_that_is_overtaken_within_a_part_damages_nothing() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -122,7 +124,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     drop(feed);
     assert!(
         matches!(first.await.unwrap().status().as_u16(), 409 | 204),
-        "nobody told it that it was overtaken"
+        "it was not informed that it was overtaken"
     );
     // The second writer disappears, and the third completes the object.
     drop(feed_other);
@@ -133,7 +135,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     let sealed = "select count(*) from file_pieces where progress is null";
     let sealed: i64 = sqlx::query_scalar(sealed).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(sealed, 3);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
     assert!(open_uploads(&app).await.is_empty());
     assert_eq!(sent(tus(&app, &anna, Method::DELETE, &path)).await.status(), 204);
     app.clock.advance(TimeDelta::hours(26));
@@ -142,7 +144,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
 }
 
 #[tokio::test]
-async fn what_nobody_finishes_leaves_nothing() {
+async fn abandoned_uploads_leave_nothing() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["removed by its owner", "expired", "lost its row"] {
@@ -171,7 +173,7 @@ async fn what_nobody_finishes_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
+async fn bytes_with_a_checksum_that_does_not_match_are_cut_even_when_parts_were_sent() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(15 * MIB);
@@ -184,11 +186,11 @@ async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
         assert_eq!(answer.status(), status);
     }
     assert_eq!(sent(patch(&app, &anna, &path, 10 * MIB, whole.slice(10 * MIB..))).await.status(), 204);
-    is_whole(&app, &anna, &path, &whole).await;
+    assert_whole(&app, &anna, &path, &whole).await;
 }
 
 #[tokio::test]
-async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
+async fn occasional_failures_of_s3_lose_no_acknowledged_bytes() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let endpoint = flaky(&app.bucket.as_ref().unwrap().endpoint, 4).await;
     let other =
@@ -205,20 +207,20 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
         at = end;
     }
     // S3 is permanently unavailable: the request fails, and the offset stays.
-    let away = TestApp::builder()
+    let without_s3 = TestApp::builder()
         .beside(&app)
         .settings(&[("SALEBELL_FILES__S3_ENDPOINT", "http://127.0.0.1:1")])
         .spawn()
         .await;
-    let failed = sent(patch(&away, &anna, &path, at, whole.slice(at..))).await;
+    let failed = sent(patch(&without_s3, &anna, &path, at, whole.slice(at..))).await;
     assert_eq!(failed.status(), 503);
     assert_eq!(offset(&app, &anna, &path).await, at);
     assert_eq!(sent(patch(&other, &anna, &path, at, whole.slice(at..))).await.status(), 204);
-    is_whole(&other, &anna, &path, &whole).await;
+    assert_whole(&other, &anna, &path, &whole).await;
 }
 
 #[tokio::test]
-async fn every_object_is_encrypted_with_the_key_that_is_set() {
+async fn every_object_is_encrypted_with_the_configured_key() {
     let key = "arn:aws:kms:us-east-1:123456789012:key/0192f0c1-2345-4000-8000-000000000000";
     let app =
         TestApp::builder().store(Store::S3).settings(&[("SALEBELL_FILES__S3_KMS_KEY", key)]).spawn().await;

@@ -7,13 +7,13 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::files::uploads::{bytes, fed, header, is_whole, patch, sent, stored, tus};
+use crate::files::uploads::{assert_whole, bytes, fed, header, patch, sent, stored, tus};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
 crate::on_both_stores!(
-    an_offset_is_told_that_the_next_request_can_go_on_at,
-    another_instance_tells_an_offset_that_stands,
+    the_reported_offset_is_where_the_next_request_can_continue,
+    another_instance_reports_an_offset_that_stays_valid,
 );
 
 const WHOLE: usize = 16 << 20;
@@ -76,7 +76,7 @@ impl Protocol {
     }
 }
 
-async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
+async fn the_reported_offset_is_where_the_next_request_can_continue(store: Store) {
     let rounds = if store == Store::Directory { 12 } else { 4 };
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -92,12 +92,12 @@ async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
         assert!(at <= CUT, "{at}");
         let rest = sent(protocol.rest(&app, &anna, &path, at, whole.slice(at..))).await;
         assert!(rest.status().is_success(), "{protocol:?}, round {round}: {} at {at}", rest.status());
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         drop(hanging);
     }
 }
 
-async fn another_instance_tells_an_offset_that_stands(store: Store) {
+async fn another_instance_reports_an_offset_that_stays_valid(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -114,20 +114,20 @@ async fn another_instance_tells_an_offset_that_stands(store: Store) {
         assert!(if was_cut { at == CUT } else { at <= CUT }, "{at} in round {round}");
         let rest = sent(protocol.rest(&other, &anna, &path, at, whole.slice(at..))).await;
         assert!(rest.status().is_success(), "{protocol:?}, round {round}: {} at {at}", rest.status());
-        is_whole(&app, &anna, &path, &whole).await;
+        assert_whole(&app, &anna, &path, &whole).await;
         drop(hanging);
     }
 }
 
 #[tokio::test]
-async fn who_looks_at_a_file_ends_no_upload_of_it() {
+async fn reading_a_file_ends_no_upload_of_it() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = crate::files::uploads::create(&app, &anna, 100).await;
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(60))).unwrap();
-    eventually("it is told what has come", async || stored(&app, &anna, &path).await == 60).await;
+    eventually("the received bytes are reported", async || stored(&app, &anna, &path).await == 60).await;
     for listed in [path.as_str(), "/v1/files"] {
         app.see(&anna, listed).await;
     }
@@ -138,7 +138,7 @@ async fn who_looks_at_a_file_ends_no_upload_of_it() {
 }
 
 #[tokio::test]
-async fn an_upload_that_a_dead_instance_has_left_is_told_of_soon() {
+async fn the_offset_of_an_upload_of_a_dead_instance_is_reported_soon() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = crate::files::uploads::create(&app, &anna, 100).await;
@@ -150,5 +150,5 @@ async fn an_upload_that_a_dead_instance_has_left_is_told_of_soon() {
     assert_eq!(crate::files::uploads::offset(&app, &anna, &path).await, 60);
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(sent(patch(&app, &anna, &path, 60, bytes(100).slice(60..))).await.status(), 204);
-    is_whole(&app, &anna, &path, &bytes(100)).await;
+    assert_whole(&app, &anna, &path, &bytes(100)).await;
 }

@@ -13,7 +13,7 @@ use crate::support::scratch::Scratch;
 use crate::support::{TestApp, User};
 
 crate::on_both_stores!(
-    tus_js_client_uploads_breaks_resumes_and_puts_together,
+    tus_js_client_uploads_breaks_resumes_and_concatenates,
     tuspy_uploads_with_checksums_breaks_and_resumes,
 );
 
@@ -22,7 +22,7 @@ fn setting(name: &str) -> String {
 }
 
 /// Runs a client, and returns its output.
-async fn run(client: &str, asked: &Value) -> String {
+async fn run(client: &str, task: &Value) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let mut command = match client {
         "tuspy" => Command::new(setting("SALEBELL_TEST_PYTHON")),
@@ -34,7 +34,7 @@ async fn run(client: &str, asked: &Value) -> String {
     };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).await.unwrap();
+    child.stdin.take().unwrap().write_all(task.to_string().as_bytes()).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{client} failed: {error}");
@@ -47,8 +47,8 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
     let file = folder.path().join("file");
     std::fs::write(&file, &whole).unwrap();
     let endpoint = format!("{}/v1/files", app.url);
-    let asked = json!({"endpoint": endpoint, "token": anna.token, "file": file, "how": how});
-    let address = run(client, &asked).await;
+    let task = json!({"endpoint": endpoint, "token": anna.token, "file": file, "how": how});
+    let address = run(client, &task).await;
     let file = app.see(anna, address.strip_prefix(&app.url).unwrap_or(&address)).await;
     assert_eq!(file["state"], "complete", "{client}, {how}");
     assert_eq!(
@@ -60,7 +60,7 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
     assert_eq!((&file["name"], &file["media_type"]), (&json!(name), &json!("application/x-test")));
 }
 
-async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
+async fn tus_js_client_uploads_breaks_resumes_and_concatenates(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken", "parallel", "draft", "draft broken"] {

@@ -17,19 +17,19 @@ use crate::support::s3::Store;
 use crate::support::{TestApp, User, eventually, raw};
 
 crate::on_both_stores!(
-    an_upload_comes_in_pieces_and_is_whole_in_the_end,
-    what_is_wrong_is_refused_as_tus_says,
-    a_broken_connection_keeps_what_arrived,
-    the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over,
-    another_instance_goes_on_with_an_upload,
-    a_checksum_keeps_out_what_is_damaged,
-    lengths_are_told_later_and_files_are_put_together,
-    the_draft_of_the_ietf_uploads_and_resumes,
+    an_upload_arrives_in_pieces_and_becomes_one_file,
+    invalid_requests_are_refused_as_tus_specifies,
+    a_broken_connection_keeps_the_received_bytes,
+    the_offset_counts_bytes_in_flight_and_a_second_request_takes_over,
+    another_instance_continues_an_upload,
+    a_checksum_keeps_out_damaged_bytes,
+    lengths_may_follow_later_and_files_are_concatenated,
+    uploads_by_the_ietf_draft_work_and_resume,
     small_clients_send_the_file_itself,
     quotas_and_limits_hold,
-    a_full_disk_refuses_before_and_keeps_what_came,
-    a_stopping_process_keeps_what_came,
-    a_stopping_process_takes_what_had_been_sent,
+    a_full_disk_refuses_early_and_keeps_the_received_bytes,
+    a_stopping_process_keeps_the_received_bytes,
+    a_stopping_process_accepts_the_bytes_already_sent,
 );
 
 /// Bytes without a repetition at the size of a block.
@@ -63,7 +63,7 @@ pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 /// Checks that the file is complete and equals what was sent, to the last byte.
-pub async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
+pub async fn assert_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
     let file = app.see(user, path).await;
     assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
     assert!(content(app, user, path).await == whole, "the bytes are others");
@@ -115,7 +115,7 @@ pub fn fed() -> (mpsc::UnboundedSender<std::io::Result<Bytes>>, reqwest::Body) {
     (feed, reqwest::Body::wrap_stream(stream))
 }
 
-async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
+async fn an_upload_arrives_in_pieces_and_becomes_one_file(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(3_000_000);
@@ -154,7 +154,7 @@ async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_announced_twice_under_a_key_is_one() {
+async fn an_upload_that_is_created_twice_under_a_key_is_one() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let announce = async || {
@@ -168,7 +168,7 @@ async fn an_upload_that_is_announced_twice_under_a_key_is_one() {
     assert_eq!(sent(patch(&app, &anna, &path, 0, "bytes")).await.status(), 204);
 }
 
-async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
+async fn invalid_requests_are_refused_as_tus_specifies(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let path = create(&app, &anna, 100).await;
@@ -197,7 +197,11 @@ async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
     feed.send(Ok(bytes(60))).unwrap();
     feed.send(Ok(bytes(60))).unwrap();
     drop(feed);
-    assert_eq!(sent(patch(&app, &anna, &path, 0, body)).await.status(), 413, "without a length told before");
+    assert_eq!(
+        sent(patch(&app, &anna, &path, 0, body)).await.status(),
+        413,
+        "without a length announced before"
+    );
     let kept = offset(&app, &anna, &path).await;
     assert!(kept <= 100, "{kept}");
 
@@ -237,7 +241,7 @@ async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
     assert_eq!(app.blobs().await, [""; 0]);
 }
 
-async fn a_broken_connection_keeps_what_arrived(store: Store) {
+async fn a_broken_connection_keeps_the_received_bytes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
@@ -255,21 +259,21 @@ async fn a_broken_connection_keeps_what_arrived(store: Store) {
         stream.write_all(&whole[at..end]).await.unwrap();
         stream.shutdown().await.unwrap();
         drop(stream);
-        let mut told = 0;
+        let mut reported = 0;
         for _ in 0..500 {
-            told = stored(&app, &anna, &path).await;
-            if told == end {
+            reported = stored(&app, &anna, &path).await;
+            if reported == end {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        assert_eq!(told, end);
+        assert_eq!(reported, end);
     }
     assert_eq!(sent(patch(&app, &anna, &path, 700_001, whole.slice(700_001..))).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 }
 
-async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(store: Store) {
+async fn the_offset_counts_bytes_in_flight_and_a_second_request_takes_over(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(500_000);
@@ -278,11 +282,11 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(sto
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..200_000))).unwrap();
     // The connection is open and idle. What has arrived is still reported.
-    let mut told = 0;
-    while told < 200_000 {
-        told = stored(&app, &anna, &path).await;
+    let mut reported = 0;
+    while reported < 200_000 {
+        reported = stored(&app, &anna, &path).await;
     }
-    assert_eq!(told, 200_000);
+    assert_eq!(reported, 200_000);
     let second = sent(patch(&app, &anna, &path, 200_000, whole.slice(200_000..))).await;
     assert_eq!(second.status(), 204);
     assert_eq!(first.await.unwrap().status(), 409);
@@ -291,7 +295,7 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(sto
     drop(feed);
 }
 
-async fn another_instance_goes_on_with_an_upload(store: Store) {
+async fn another_instance_continues_an_upload(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -318,7 +322,7 @@ async fn another_instance_goes_on_with_an_upload(store: Store) {
     assert_eq!(sent(part).await.bytes().await.unwrap(), whole.slice(299_990..300_010), "across two pieces");
 }
 
-async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
+async fn a_checksum_keeps_out_damaged_bytes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(200_000);
@@ -352,7 +356,7 @@ async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 }
 
-async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
+async fn lengths_may_follow_later_and_files_are_concatenated(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(400_000);
@@ -363,8 +367,8 @@ async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
     assert_eq!((header(&head, "upload-defer-length"), header(&head, "upload-length")), ("1", ""));
     let too_short = patch(&app, &anna, &path, 100, "").header("upload-length", 99);
     assert_eq!(sent(too_short).await.status(), 422);
-    let told = patch(&app, &anna, &path, 100, whole.slice(100..)).header("upload-length", whole.len());
-    assert_eq!(sent(told).await.status(), 204);
+    let announcing = patch(&app, &anna, &path, 100, whole.slice(100..)).header("upload-length", whole.len());
+    assert_eq!(sent(announcing).await.status(), 204);
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 
     let empty = create(&app, &anna, 0).await;
@@ -396,7 +400,7 @@ async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
     assert_eq!(content(&app, &anna, &path).await, whole);
 }
 
-async fn the_draft_of_the_ietf_uploads_and_resumes(store: Store) {
+async fn uploads_by_the_ietf_draft_work_and_resume(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(300_000);
@@ -524,7 +528,7 @@ async fn quotas_and_limits_hold(store: Store) {
     assert_eq!(sent(patch(&app, &anna, &deferred, 300, "x")).await.status(), 204);
 }
 
-async fn a_full_disk_refuses_before_and_keeps_what_came(store: Store) {
+async fn a_full_disk_refuses_early_and_keeps_the_received_bytes(store: Store) {
     let app = TestApp::builder()
         .store(store)
         .settings(&[("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000")])
@@ -538,7 +542,7 @@ async fn a_full_disk_refuses_before_and_keeps_what_came(store: Store) {
     assert_eq!(app.see(&anna, "/v1/files").await["items"], json!([]));
 }
 
-async fn a_stopping_process_keeps_what_came(store: Store) {
+async fn a_stopping_process_keeps_the_received_bytes(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = create(&app, &anna, 1_000).await;
@@ -559,7 +563,7 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
     drop(feed);
 }
 
-async fn a_stopping_process_takes_what_had_been_sent(store: Store) {
+async fn a_stopping_process_accepts_the_bytes_already_sent(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     // Few enough bytes for the write not to block: all of them are in the kernel when the process is stopped.

@@ -20,7 +20,7 @@ fn said(hook: &str, outcome: Outcome) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_boots_serves_and_goes() {
+async fn an_instance_boots_serves_and_terminates() {
     let around = Surroundings::new().await;
     let (sink, mails) = (Sink::start().await, MailServer::start(json!({})).await);
     around.offer(8000, sink.address);
@@ -201,7 +201,7 @@ async fn a_machine_that_is_switched_on_again_serves_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_the_load_balancer_has_forgotten_leaves_in_order() {
+async fn an_instance_that_the_load_balancer_no_longer_checks_terminates_in_order() {
     let around = Surroundings::new().await;
     around.environment.put("instance/dead_man_s", "3").await;
     let mut instance = around.launch(11);
@@ -238,12 +238,12 @@ impl Failed {
         Failed { around, instance, console }
     }
 
-    fn tells(&self, text: &str) -> &Failed {
+    fn assert_logs(&self, text: &str) -> &Failed {
         assert!(self.console.contains(text), "{text:?} is not on the console:\n{}", self.console);
         self
     }
 
-    fn is_abandoned(&self) -> &Failed {
+    fn assert_abandoned(&self) -> &Failed {
         let group = &self.around.ec2.world().group;
         let results = group.instance(&self.instance.id).results.clone();
         assert_eq!(results, [said(LAUNCH_HOOK, Outcome::Abandon)], "{}", self.console);
@@ -257,7 +257,7 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     let instance = around.launch(11);
     around.ec2.world().group.instance_mut(&instance.id).tags.remove("Environment");
     let failed = Failed::of(around, instance).await;
-    failed.tells("first-boot: the tag Environment is missing, or is no name").is_abandoned();
+    failed.assert_logs("first-boot: the tag Environment is missing, or is no name").assert_abandoned();
 
     // The tag exists now, but too late.
     let Failed { around, instance, .. } = failed;
@@ -265,7 +265,7 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     around.ec2.world().group.instance_mut(&instance.id).tags.extend([tag]);
     let instance = around.boot(instance);
     let failed = Failed::of(around, instance).await;
-    failed.tells("Assertion failed for").tells("this machine is given up");
+    failed.assert_logs("Assertion failed for").assert_logs("this machine is given up");
 }
 
 /// Setting for tests without a reachable group: the search for it ends sooner than usual.
@@ -273,14 +273,14 @@ const SOON_OFF: (&str, &str) =
     ("systemd/system/salebell-boot-failed.service.d/quick.conf", "[Service]\nTimeoutStartSec=5\n");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_whose_metadata_go_away_is_given_up() {
+async fn a_machine_whose_metadata_become_unavailable_is_given_up() {
     // The metadata are available to cloud-init, which requests them without a token.
     let around = Surroundings::new().await;
     let instance = around.launch_with(11, &[SOON_OFF]);
     around.ec2.world().outage_below = "/latest/api";
     around.ec2.world().metadata_outage = Some(Fault::Status(503));
     let failed = Failed::of(around, instance).await;
-    failed.tells("first-boot: no metadata");
+    failed.assert_logs("first-boot: no metadata");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,10 +290,10 @@ async fn a_machine_that_nothing_boots_is_given_up() {
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
     let timer = ("systemd/system/salebell-overdue.timer.d/quick.conf", "[Timer]\nOnBootSec=\nOnBootSec=5\n");
     // Nothing else starts while cloud-init waits for metadata.
-    let patience = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
-    let instance = around.launch_with(11, &[timer, patience, SOON_OFF]);
+    let datasource = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
+    let instance = around.launch_with(11, &[timer, datasource, SOON_OFF]);
     let failed = Failed::of(around, instance).await;
-    failed.tells("nothing has booted this machine within its time");
+    failed.assert_logs("nothing has booted this machine within its time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,8 +303,8 @@ async fn a_bad_parameter_fails_the_boot() {
     let instance = around.launch(11);
     let failed = Failed::of(around, instance).await;
     let path = failed.around.environment.path();
-    failed.tells(&format!("worker.daily_hour ({path}/worker/daily_hour) must be 0 to 23"));
-    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+    failed.assert_logs(&format!("worker.daily_hour ({path}/worker/daily_hour) must be 0 to 23"));
+    failed.assert_logs("the boot, or a unit of it, has failed").assert_abandoned();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -317,8 +317,8 @@ async fn files_that_cannot_be_mounted_fail_the_boot() {
     }
     let instance = around.launch(11);
     let failed = Failed::of(around, instance).await;
-    failed.tells("Failed to mount").tells("files on EFS").tells("Dependency failed for");
-    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+    failed.assert_logs("Failed to mount").assert_logs("files on EFS").assert_logs("Dependency failed for");
+    failed.assert_logs("the boot, or a unit of it, has failed").assert_abandoned();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,7 +328,7 @@ async fn a_database_that_cannot_be_reached_fails_the_boot() {
     around.environment.put("instance/ready_limit_s", "5").await;
     let instance = around.launch(11);
     let failed = Failed::of(around, instance).await;
-    failed.tells("the launch is abandoned: not ready within 5 s: ").is_abandoned();
+    failed.assert_logs("the launch is abandoned: not ready within 5 s: ").assert_abandoned();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,12 +338,12 @@ async fn a_machine_without_a_worker_is_never_in_service() {
     let ends = "[Unit]\nStartLimitBurst=3\n[Service]\nExecStart=\nExecStart=/usr/bin/false\n";
     let instance = around.launch_with(11, &[("systemd/system/salebell-worker.service.d/ends.conf", ends)]);
     let failed = Failed::of(around, instance).await;
-    failed.tells("not ready yet: error sending request for url (http://127.0.0.1:9101/healthz)");
-    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+    failed.assert_logs("not ready yet: error sending request for url (http://127.0.0.1:9101/healthz)");
+    failed.assert_logs("the boot, or a unit of it, has failed").assert_abandoned();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_are_started_anew_until_the_machine_is_given_up() {
+async fn services_are_restarted_until_the_machine_is_given_up() {
     let around = Surroundings::new().await;
     let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";
     let mut instance = around.launch_with(11, &[("systemd/system/salebell-api.service.d/quick.conf", quick)]);
@@ -361,7 +361,7 @@ async fn services_are_started_anew_until_the_machine_is_given_up() {
     );
     instance.signal("salebell-api", "KILL").await;
     let failed = Failed::of(around, instance).await;
-    failed.tells("salebell-api").tells("the boot, or a unit of it, has failed");
+    failed.assert_logs("salebell-api").assert_logs("the boot, or a unit of it, has failed");
     assert_eq!(failed.around.ec2.calls("SetInstanceHealth"), 1);
     let world = failed.around.ec2.world();
     assert_ne!(world.group.instance(&failed.instance.id).state, State::InService);

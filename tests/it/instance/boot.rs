@@ -82,7 +82,7 @@ impl Machine {
 }
 
 #[tokio::test]
-async fn the_name_of_an_efs_becomes_the_settings_of_its_tunnel_and_goes_with_it() {
+async fn the_name_of_an_efs_becomes_the_settings_of_its_tunnel_until_it_is_removed() {
     let machine = Machine::complete().await;
     let environment = &machine.environment;
     assert!(machine.boot().await.success);
@@ -202,7 +202,7 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
 }
 
 #[tokio::test]
-async fn every_problem_is_told_at_once_and_no_file_written() {
+async fn all_problems_are_reported_at_once_and_no_file_is_written() {
     let machine = Machine::new().await;
     let environment = &machine.environment;
     let secret = environment.create_secret("webhook", r#"{"hunter2": "hunter3"}"#).await;
@@ -236,7 +236,7 @@ async fn every_problem_is_told_at_once_and_no_file_written() {
 }
 
 #[tokio::test]
-async fn an_unknown_parameter_stops_only_who_checks() {
+async fn an_unknown_parameter_stops_only_the_check() {
     let machine = Machine::complete().await;
     machine.environment.put("log/colour", "red").await;
     let elsewhere = ["--check", "--environment", &machine.environment.name, "--region", "eu-central-1"];
@@ -246,10 +246,10 @@ async fn an_unknown_parameter_stops_only_who_checks() {
     assert!(machine.check_config().await.0);
     // As on a laptop: no metadata are requested.
     machine.environment.put("log/colour", "secret:").await;
-    let asked = machine.ec2.world().requests.len();
+    let before = machine.ec2.world().requests.len();
     let check = machine.boot_with(&elsewhere, &machine.environment.settings()).await;
     assert!(!check.success);
-    assert_eq!(machine.ec2.world().requests.len(), asked);
+    assert_eq!(machine.ec2.world().requests.len(), before);
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn throttling_and_slowness_are_waited_out_in_both_retry_modes() {
 }
 
 #[tokio::test]
-async fn a_secret_is_read_beside_the_pages_that_follow_the_one_that_names_it() {
+async fn a_secret_is_read_while_later_pages_of_parameters_are_read() {
     let machine = Machine::complete().await;
     let environment = &machine.environment;
     let secret = format!("secret:{}", environment.create_secret("late", "x").await);
@@ -292,7 +292,7 @@ async fn a_secret_is_read_beside_the_pages_that_follow_the_one_that_names_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_is_asked_for_again() {
+async fn an_unusable_response_is_requested_again() {
     for fault in [
         Fault::Foreign(StatusCode::SERVICE_UNAVAILABLE, "<html>Service Unavailable</html>"),
         Fault::Foreign(StatusCode::INTERNAL_SERVER_ERROR, "{\"__type\": \"Internal"),
@@ -308,7 +308,7 @@ async fn an_answer_that_is_none_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_asked_for_again() {
+async fn a_missing_response_is_requested_again() {
     let machine = Machine::complete().await;
     machine.environment.fail(READ_PARAMETERS, [Fault::Slow(Duration::from_secs(60))]);
     let begun = Instant::now();
@@ -318,7 +318,7 @@ async fn an_answer_that_does_not_come_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn throttling_without_an_end_is_given_up_with_its_name() {
+async fn endless_throttling_is_given_up_with_its_name() {
     let machine = Machine::complete().await;
     machine.environment.fail_always(READ_PARAMETERS, Some(Fault::Throttle));
     let boot = machine.boot_with(&[], &[("AWS_MAX_ATTEMPTS", "3")]).await;
@@ -348,8 +348,8 @@ async fn a_missing_permission_is_one_line() {
         environment.fail_always(operation, Some(Fault::Refuse("AccessDeniedException", message)));
         let boot = machine.boot().await;
         environment.fail_always(operation, None);
-        let told = format!("a permission is missing: {role} needs {action} on {resource} (because");
-        assert!(!boot.success && boot.errors.contains(&told), "{}", boot.errors);
+        let expected = format!("a permission is missing: {role} needs {action} on {resource} (because");
+        assert!(!boot.success && boot.errors.contains(&expected), "{}", boot.errors);
         assert_eq!(boot.errors.trim_end().lines().count(), 2, "{}", boot.errors);
     }
     let message = "Access to KMS is not allowed".to_owned();
@@ -359,12 +359,14 @@ async fn a_missing_permission_is_one_line() {
 }
 
 #[tokio::test]
-async fn a_role_that_comes_late_is_waited_for_and_one_that_never_comes_is_told() {
+async fn a_late_role_is_waited_for_and_a_missing_one_is_reported() {
     let machine = Machine::complete().await;
     machine.ec2.world().role_is_late = true;
     let (boot, ()) = tokio::join!(machine.boot(), async {
-        eventually("it asks again and again", async || machine.ec2.calls("GET /latest/meta-data/iam") > 2)
-            .await;
+        eventually("it requests the role again and again", async || {
+            machine.ec2.calls("GET /latest/meta-data/iam") > 2
+        })
+        .await;
         machine.ec2.world().role_is_late = false;
     });
     assert!(boot.success, "{}", boot.errors);
@@ -382,7 +384,7 @@ async fn a_role_that_comes_late_is_waited_for_and_one_that_never_comes_is_told()
 }
 
 #[tokio::test]
-async fn what_an_instance_lacks_is_said() {
+async fn a_missing_tag_or_parameter_is_named() {
     let machine = Machine::complete().await;
     machine.ec2.world().group.instance_mut("i-1").tags.remove("Environment");
     let boot = machine.boot().await;
@@ -425,7 +427,7 @@ async fn a_folder_that_others_can_write_to_is_refused() {
 }
 
 #[tokio::test]
-async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_alone() {
+async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_only() {
     let (machine, database) = (Machine::new().await, TestDatabase::create().await);
     let environment = &machine.environment;
     let keys = secrets::generate_key().unwrap();

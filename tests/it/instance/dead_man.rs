@@ -86,7 +86,7 @@ async fn of_two_instances_that_fall_silent_at_once_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_next_instance_may_when_ten_minutes_have_passed() {
+async fn the_next_instance_may_be_replaced_after_ten_minutes() {
     let app = TestApp::spawn().await;
     let claim = async |instance: &str| {
         let now = app.clock.now();
@@ -112,7 +112,7 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
 }
 
 #[tokio::test]
-async fn it_is_armed_by_the_load_balancer_alone() {
+async fn only_the_load_balancer_arms_it() {
     let (app, ec2) = group().await;
     // In separate groups, so neither holds back the other.
     let mut unarmed = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__GROUP", "one")]).await;
@@ -125,7 +125,8 @@ async fn it_is_armed_by_the_load_balancer_alone() {
         forged.header("x-forwarded-for", "192.0.2.1").send().await.unwrap();
     }
     off.check(&app).await;
-    eventually("it looks", async || unarmed.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
+    eventually("it checks", async || unarmed.metric(&app, "salebell_dead_man_armed").await == Some(0.0))
+        .await;
     armed.check(&app).await;
     eventually("it is armed", async || armed.metric(&app, "salebell_dead_man_armed").await == Some(1.0))
         .await;
@@ -166,25 +167,25 @@ async fn while_it_drains_it_is_disarmed() {
 }
 
 #[tokio::test]
-async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
+async fn an_instance_stays_while_the_database_the_metadata_or_aws_is_unavailable() {
     let (app, ec2) = group().await;
     let (proxy, url) = Proxy::before(&app.database).await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", &url)]).await;
-    let goes_on = async |member: &Member, times: usize| {
-        eventually("it stays and tells why", async || {
+    let assert_stays = async |member: &Member, times: usize| {
+        eventually("it stays and reports why", async || {
             member.api.log().matches("and this instance goes on: ").count() >= times
         })
         .await;
     };
     ec2.world().metadata_outage = Some(Fault::Status(500));
     member.check(&app).await;
-    goes_on(&member, 1).await;
+    assert_stays(&member, 1).await;
     ec2.world().metadata_outage = None;
     proxy.cut();
-    goes_on(&member, 2).await;
+    assert_stays(&member, 2).await;
     proxy.open();
     ec2.world().autoscaling_outage = Some(Fault::Status(400));
-    goes_on(&member, 3).await;
+    assert_stays(&member, 3).await;
     assert!(member.api.is_running());
     assert_eq!(member.state(&ec2), State::InService);
     // A refused termination does not hold back other instances.
@@ -198,7 +199,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
 }
 
 #[tokio::test]
-async fn a_process_that_was_stopped_for_a_while_goes_on() {
+async fn a_process_that_was_stopped_for_a_while_continues() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "6")]).await;
     member.check(&app).await;
@@ -207,7 +208,7 @@ async fn a_process_that_was_stopped_for_a_while_goes_on() {
     eventually("longer than it would bear", async || stopped.elapsed() > Duration::from_secs(9)).await;
     member.api.signal(Signal::SIGCONT);
     // It has checked since, and counted all that time as two seconds.
-    eventually("it has looked since", async || {
+    eventually("it has checked since", async || {
         member.metric(&app, "salebell_dead_man_silence_seconds").await.is_some_and(|silence| silence >= 1.5)
     })
     .await;
@@ -228,7 +229,7 @@ async fn health_checks_over_grpc_arm_it_and_keep_it_quiet() {
     let mut other = Client::start(&grpc);
     assert_eq!(other.check("").await, "SERVING");
     let silence = async |member: &Member| member.metric(&app, "salebell_dead_man_silence_seconds").await;
-    eventually("it looks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
+    eventually("it checks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
     // grpcio appends its own name.
     let mut load_balancer = Client::start_as(&grpc, Some("ELB-HealthChecker/2.0"));
     assert_eq!(load_balancer.check("").await, "SERVING");

@@ -70,7 +70,7 @@ impl Member {
         Some(problem["errors"][0]["detail"].as_str().unwrap().to_owned())
     }
 
-    async fn is_ready(&self, app: &TestApp) {
+    async fn wait_until_ready(&self, app: &TestApp) {
         eventually("it is ready", async || self.complaint(app).await.is_none()).await;
     }
 
@@ -91,13 +91,13 @@ async fn group() -> (TestApp, Ec2) {
 }
 
 #[tokio::test]
-async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_then() {
+async fn an_instance_whose_disk_stays_full_requests_its_replacement_and_serves_until_then() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
-    member.is_ready(&app).await;
+    member.wait_until_ready(&app).await;
     // 6 MiB are enough, and the metric reports the free space.
     member.fill(10);
-    eventually("it looks", async || {
+    eventually("it checks", async || {
         member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 6287360"]
     })
     .await;
@@ -117,14 +117,14 @@ async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_
         assert_eq!(answer.status(), 200, "{path}");
     }
     // Logged only once.
-    let looks = Instant::now();
-    eventually("some more looks", async || looks.elapsed() > Duration::from_secs(5)).await;
+    let began = Instant::now();
+    eventually("some more checks", async || began.elapsed() > Duration::from_secs(5)).await;
     assert_eq!(ec2.calls("SetInstanceHealth"), 1);
     assert!(member.api.is_running());
-    let told = r#"salebell_disk_replacements_total{outcome="replaced"} 1"#;
-    assert_eq!(member.metrics(&app, "salebell_disk_replacements_total").await, [told]);
+    let expected = r#"salebell_disk_replacements_total{outcome="replaced"} 1"#;
+    assert_eq!(member.metrics(&app, "salebell_disk_replacements_total").await, [expected]);
     member.empty();
-    member.is_ready(&app).await;
+    member.wait_until_ready(&app).await;
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn of_two_instances_whose_disks_are_full_one_is_replaced() {
     let mut members =
         [Member::start(&app, &ec2, "i-1", &[]).await, Member::start(&app, &ec2, "i-2", &[]).await];
     for member in &members {
-        member.is_ready(&app).await;
+        member.wait_until_ready(&app).await;
         member.fill(16);
     }
     eventually("both have decided", async || {
@@ -151,10 +151,10 @@ async fn of_two_instances_whose_disks_are_full_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+async fn a_disk_that_is_full_for_a_moment_does_not_count() {
     let (app, ec2) = group().await;
     let member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DISK_FULL_S", "8")]).await;
-    member.is_ready(&app).await;
+    member.wait_until_ready(&app).await;
     for times in 1..=2 {
         member.fill(16);
         eventually("it has seen it", async || {
@@ -163,7 +163,7 @@ async fn a_disk_that_is_full_for_a_moment_is_no_reason() {
         .await;
         assert_eq!(member.complaint(&app).await, None);
         member.empty();
-        eventually("it looks again", async || {
+        eventually("it checks again", async || {
             member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 16773120"]
         })
         .await;
@@ -180,7 +180,7 @@ async fn a_store_that_instances_share_may_be_full() {
     let inside = format!("{shared}/scratch");
     let more = [("SMALL_DISK", shared.as_str()), ("SALEBELL_WORKER__SCRATCH", inside.as_str())];
     let mut member = Member::start(&app, &ec2, "i-1", &more).await;
-    member.is_ready(&app).await;
+    member.wait_until_ready(&app).await;
     let mut file = File::create(format!("/proc/{}/root{shared}/filler", member.api.id())).unwrap();
     while file.write_all(&[1; 1 << 16]).is_ok() {}
     let full = Instant::now();
@@ -195,11 +195,11 @@ async fn a_store_that_instances_share_may_be_full() {
 }
 
 #[tokio::test]
-async fn an_instance_that_never_had_room_is_not_put_into_service() {
+async fn an_instance_that_never_had_free_space_is_not_put_into_service() {
     let (app, ec2) = group().await;
     let more = [("SALEBELL_INSTANCE__MIN_FREE_BYTES", "17000000"), ("SALEBELL_INSTANCE__DISK_FULL_S", "600")];
     let member = Member::start(&app, &ec2, "i-1", &more).await;
-    eventually("it has looked", async || {
+    eventually("it has checked", async || {
         // Never ready, not even briefly.
         member.complaint(&app).await.expect("not ready") == "has no room"
     })
@@ -208,10 +208,10 @@ async fn an_instance_that_never_had_room_is_not_put_into_service() {
 }
 
 #[tokio::test]
-async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
+async fn an_instance_stays_and_retries_while_auto_scaling_fails() {
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
-    member.is_ready(&app).await;
+    member.wait_until_ready(&app).await;
     ec2.world().autoscaling_outage = Some(Fault::Status(400));
     member.fill(16);
     member.api.logged("and this instance goes on: ").await;

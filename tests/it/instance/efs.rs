@@ -67,7 +67,7 @@ impl Authority {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_has_a_tunnel_to_its_efs_and_to_nobody_else() {
+async fn an_instance_has_a_tunnel_to_its_efs_and_to_no_other_host() {
     let around = Surroundings::new().await;
     let (amazon, other) = (Authority::new(), Authority::new());
     for (port, server) in [

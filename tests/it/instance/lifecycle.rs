@@ -1,5 +1,5 @@
 //! Launch and termination of an instance of an Auto Scaling group: `salebell ready` and `salebell terminating` as
-//! separate processes, beside a real API and a real worker.
+//! separate processes, next to a real API and a real worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ async fn launch(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     (ec2, settings)
 }
 
-/// The same with an instance in service.
+/// Makes the same group, with an instance in service.
 async fn in_service(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     let (ec2, settings) = launch(timeout).await;
     ec2.world().group.complete(ID, "launch", Outcome::Continue, Instant::now()).unwrap();
@@ -105,7 +105,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
 }
 
 #[tokio::test]
-async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
+async fn a_launch_waits_for_the_worker_where_that_is_configured() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
@@ -118,7 +118,7 @@ async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
     ready
         .logged(&format!("not ready yet: error sending request for url (http://{}/healthz)", listen.1))
         .await;
-    eventually("the group has heard that work goes on", async || beats(&ec2, "launch") >= 2).await;
+    eventually("the group has received heartbeats", async || beats(&ec2, "launch") >= 2).await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
     let _worker = start(&app, "worker", &[listen]);
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
@@ -156,12 +156,12 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
     assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
     let log = abandon.log();
     assert!(log.contains("the launch is abandoned: no parameters"), "{log}");
-    assert!(log.contains("server.drain_s"), "what is wrong is told: {log}");
+    assert!(log.contains("server.drain_s"), "the problem is logged: {log}");
     assert_eq!(ended(&ec2), [said("launch", Outcome::Abandon)]);
 }
 
 #[tokio::test]
-async fn an_instance_in_service_that_is_given_up_is_replaced() {
+async fn an_instance_abandoned_in_service_is_replaced() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon", "--reason", "the API fails"], &settings, &[]);
     assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
@@ -171,7 +171,7 @@ async fn an_instance_in_service_that_is_given_up_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_hook_of_another_name_is_told() {
+async fn a_hook_of_another_name_is_reported() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon"], &settings, &[("SALEBELL_INSTANCE__LAUNCH_HOOK", "lunch")]);
     abandon.logged("the instance is Pending:Wait, but not because of the hook lunch").await;
@@ -218,7 +218,7 @@ impl<'a> Services<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
+async fn a_termination_under_load_fails_no_request_and_releases_all_work() {
     // The drain takes longer than the hook waits without a heartbeat.
     let (ec2, settings) = in_service(Duration::from_secs(4)).await;
     let app = TestApp::spawn().await;
@@ -250,7 +250,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     sink.wait_for("/hook", 1).await;
     // An upload in flight, and a request whose body arrives slowly.
     let file = services.api.create(1000).await;
-    let mut upload = services.api.asks_for_patch(&file, 0, 1000).await;
+    let mut upload = services.api.begin_requested_patch(&file, 0, 1000).await;
     let body = r#"{"name": "made while draining"}"#;
     let head = format!(
         "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
@@ -260,8 +260,8 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     );
     let mut slow = raw::begin(&services.api.url, &head).await;
 
-    // A load balancer that checks twice a second, and clients behind it. It sends them to no instance that is not
-    // ready, and after the termination never again to one that was not ready once.
+    // A load balancer that checks twice a second, and its clients. It sends them only to an instance that is ready,
+    // and after the termination never again to one that was not ready once.
     let (rotate, rotation) = watch::channel(false);
     let terminated = Arc::new(AtomicBool::new(false));
     let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -351,7 +351,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
 }
 
 #[tokio::test]
-async fn metadata_that_fail_in_every_way_delay_a_termination_and_no_more() {
+async fn metadata_that_fail_in_any_way_only_delay_a_termination() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -380,7 +380,7 @@ async fn metadata_that_fail_in_every_way_delay_a_termination_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_hook_that_somebody_else_has_completed_is_no_error() {
+async fn a_hook_that_another_process_has_completed_is_not_an_error() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -420,7 +420,7 @@ async fn a_spot_instance_that_is_taken_away_drains_within_two_minutes() {
 }
 
 #[tokio::test]
-async fn an_instance_at_risk_drains_where_that_is_wanted() {
+async fn an_instance_at_risk_drains_where_that_is_configured() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -436,12 +436,12 @@ async fn an_instance_at_risk_drains_where_that_is_wanted() {
 }
 
 #[tokio::test]
-async fn the_watch_ends_when_it_is_told_to_and_touches_nothing() {
+async fn the_watch_ends_on_request_and_changes_nothing() {
     let (ec2, settings) = in_service(Duration::from_secs(60)).await;
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut services = Services::start(&app, &anna, &settings, &[]).await;
-    eventually("it looks", async || {
+    eventually("it polls", async || {
         ec2.world().requests.iter().any(|request| request.ends_with("target-lifecycle-state"))
     })
     .await;
@@ -452,16 +452,16 @@ async fn the_watch_ends_when_it_is_told_to_and_touches_nothing() {
 }
 
 #[tokio::test]
-async fn only_who_says_why_can_drain() {
+async fn a_drain_requires_a_reason() {
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
     let metrics = api.logged("metrics on http://").await;
     let url = format!("http://{}/drain", metrics.strip_suffix("/metrics").unwrap());
-    let asked = |request: reqwest::RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
-    assert_eq!(asked(app.client.get(&url)).await, 405);
-    assert_eq!(asked(app.client.post(&url)).await, 400);
-    assert_eq!(asked(app.client.post(format!("{}/drain", api.url().await))).await, 404);
+    let status = |request: reqwest::RequestBuilder| async { request.send().await.unwrap().status().as_u16() };
+    assert_eq!(status(app.client.get(&url)).await, 405);
+    assert_eq!(status(app.client.post(&url)).await, 400);
+    assert_eq!(status(app.client.post(format!("{}/drain", api.url().await))).await, 404);
     assert!(!api.log().contains("told to drain"));
-    assert_eq!(asked(app.client.post(&url).header("salebell-drain-reason", "a test")).await, 202);
+    assert_eq!(status(app.client.post(&url).header("salebell-drain-reason", "a test")).await, 202);
     api.logged("told to drain: a test").await;
 }

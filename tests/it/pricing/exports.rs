@@ -56,7 +56,7 @@ async fn shop(app: &TestApp) -> User {
 }
 
 #[tokio::test]
-async fn exported_prices_are_what_an_import_reads() {
+async fn exported_prices_can_be_imported() {
     let (one, other) = (TestApp::spawn().await, TestApp::spawn().await);
     let (anna, ben) = (shop(&one).await, other.user("ben", &SCOPES).await);
     let history = async |app: &TestApp| {
@@ -98,7 +98,7 @@ async fn exported_prices_are_what_an_import_reads() {
 }
 
 #[tokio::test]
-async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
+async fn formulas_are_exported_as_text_and_imported_unchanged() {
     let (one, other) = (TestApp::spawn().await, TestApp::spawn().await);
     let (anna, ben) = (one.user("anna", &SCOPES).await, other.user("ben", &SCOPES).await);
     let titles = [
@@ -156,7 +156,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn deals_and_ones_own_things_are_written_in_every_form() {
+async fn deals_and_the_callers_own_resources_are_exported_in_every_format() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let deals =
@@ -188,7 +188,7 @@ async fn deals_and_ones_own_things_are_written_in_every_form() {
     );
     assert_eq!((&watches[1]["paused"], &watches[1]["target_price"]), (&json!(true), &Value::Null));
     let others = text(&export(&app, &shop, json!({"kind": "watches", "format": "ndjson"})).await);
-    assert_eq!(others, "", "nobody's but one's own");
+    assert_eq!(others, "", "only the caller's own");
     let empty = export(&app, &shop, json!({"kind": "notices", "format": "parquet"})).await;
     assert_eq!(SerializedFileReader::new(empty).unwrap().metadata().file_metadata().num_rows(), 0);
     let files = text(&export(&app, &anna, json!({"kind": "files"})).await);
@@ -230,7 +230,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
 
-    // A worker that died left a half-written file; its successor starts anew and removes it.
+    // A worker that died left a half-written file; its successor starts again and removes it.
     let waiting = request(&app, &anna, &json!({"kind": "watches"})).await;
     let dead = app.post("/v1/files").bearer_auth(&anna.token).header("tus-resumable", "1.0.0");
     let dead = dead.header("upload-defer-length", "1").send().await.unwrap();
@@ -249,16 +249,16 @@ async fn an_export_that_ends_early_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn twenty_exports_of_an_account_wait_and_no_more() {
+async fn at_most_twenty_exports_of_an_account_wait() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
-    let ask = async |user: &User| {
+    let create = async |user: &User| {
         let wanted = app.post("/v1/exports").bearer_auth(&user.token).json(&json!({"kind": "watches"}));
         wanted.send().await.unwrap().status().as_u16()
     };
     // All at once: no request sees an export that another is just creating.
-    let mut answers = futures_util::future::join_all((0..40).map(|_| ask(&anna))).await;
+    let mut answers = futures_util::future::join_all((0..40).map(|_| create(&anna))).await;
     answers.sort_unstable();
     assert_eq!((answers[19], answers[20], answers[39]), (201, 429, 429), "{answers:?}");
-    assert_eq!(ask(&ben).await, 201);
+    assert_eq!(create(&ben).await, 201);
 }

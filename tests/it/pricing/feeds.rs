@@ -24,8 +24,8 @@ async fn offers(app: &TestApp) -> Vec<(String, i64)> {
 
 async fn refusals(app: &TestApp, user: &User, done: &Value) -> Vec<Value> {
     let path = format!("{}?format=ndjson", done["refusals"].as_str().unwrap());
-    let told = app.get(&path).bearer_auth(&user.token).send().await.unwrap().text().await.unwrap();
-    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let refusals = app.get(&path).bearer_auth(&user.token).send().await.unwrap().text().await.unwrap();
+    refusals.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn expect(offers: &[(&str, i64)]) -> Vec<(String, i64)> {
@@ -79,10 +79,10 @@ async fn rows_that_may_be_one_field_are_refused_each_with_its_line() {
         r4\tFour\tz\t4 EUR\n";
     let done = finish(&app, &anna, &import(&app, &anna, merchant(), "a.tsv", body).await).await;
     assert_eq!(offers(&app).await, expect(&[("r3", 300), ("r4", 400)]), "{done}");
-    let told = refusals(&app, &anna, &done).await;
-    assert_eq!(told.iter().map(|one| one["line"].as_i64().unwrap()).collect::<Vec<_>>(), [2, 3]);
-    assert!(told[0]["reason"].as_str().unwrap().contains("quotation mark"), "{told:?}");
-    assert!(told[1]["reason"].as_str().unwrap().contains("begins on line 2"), "{told:?}");
+    let refused = refusals(&app, &anna, &done).await;
+    assert_eq!(refused.iter().map(|one| one["line"].as_i64().unwrap()).collect::<Vec<_>>(), [2, 3]);
+    assert!(refused[0]["reason"].as_str().unwrap().contains("quotation mark"), "{refused:?}");
+    assert!(refused[1]["reason"].as_str().unwrap().contains("begins on line 2"), "{refused:?}");
 }
 
 #[tokio::test]
@@ -106,9 +106,9 @@ async fn an_open_quote_beside_a_ragged_row_gives_no_product_the_price_of_another
         let done = finish(&app, &anna, &import(&app, &anna, merchant(), name, body).await).await;
         assert_eq!((&done["accepted"], &done["refused"]), (&json!(1), &json!(2)), "{name}: {done}");
         assert_eq!(offers(&app).await, expect(&[("r3", 300)]), "{name}");
-        let told = refusals(&app, &anna, &done).await;
+        let refused = refusals(&app, &anna, &done).await;
         assert_eq!(
-            told.iter().map(|one| one["line"].as_i64().unwrap()).collect::<Vec<_>>(),
+            refused.iter().map(|one| one["line"].as_i64().unwrap()).collect::<Vec<_>>(),
             [2, 3],
             "{name}"
         );
@@ -132,7 +132,7 @@ async fn a_header_that_can_be_read_in_two_ways_fails_the_import() {
 }
 
 #[tokio::test]
-async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
+async fn text_beside_elements_inside_an_attribute_is_not_its_value() {
     let product = |id: &str, more: &str| format!("<item>{id}<title>Game {}</title>{more}</item>", id.len());
     let items = [
         product("<g:id>a</g:id>", "<g:price>19<sup>99</sup> EUR</g:price>"),
@@ -153,8 +153,8 @@ async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
     let anna = app.user("anna", &SCOPES).await;
     let done = finish(&app, &anna, &import(&app, &anna, merchant(), "a.xml", body).await).await;
     assert_eq!(offers(&app).await, expect(&[("link", 2000)]), "{done}");
-    let told = refusals(&app, &anna, &done).await;
-    let reasons: Vec<&str> = told.iter().map(|one| one["reason"].as_str().unwrap()).collect();
+    let refused = refusals(&app, &anna, &done).await;
+    let reasons: Vec<&str> = refused.iter().map(|one| one["reason"].as_str().unwrap()).collect();
     for (reason, name) in reasons.iter().zip(["price", "price", "sale_price", "availability", "id", "link"]) {
         assert!(reason.contains("elements inside") && reason.contains(name), "{reasons:?}");
     }
@@ -162,15 +162,16 @@ async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
 }
 
 #[tokio::test]
-async fn invisible_characters_around_a_sku_make_no_other_offer_by_any_route() {
+async fn invisible_characters_around_a_sku_do_not_make_another_offer_by_any_route() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let line = |sku: &str| json!({"store": "Shop", "sku": sku, "title": "Game", "region": "DE", "price": "9.99", "currency": "EUR"});
     // With a byte order mark before its first line, as Windows editors write.
     let lines = format!("\u{feff}{}\n{}\n", line("d1"), line("\u{200b}d1"));
-    let told = app.post("/v1/prices").header("content-type", "application/x-ndjson").bearer_auth(&anna.token);
-    let told: Value = told.body(lines.clone()).send().await.unwrap().json().await.unwrap();
-    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(2), &json!(0)), "{told}");
+    let reported =
+        app.post("/v1/prices").header("content-type", "application/x-ndjson").bearer_auth(&anna.token);
+    let reported: Value = reported.body(lines.clone()).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&reported["accepted"], &reported["rejected_count"]), (&json!(2), &json!(0)), "{reported}");
     let csv = "sku,title,store,region,price,currency\n\u{2060}d1\u{feff},Game,Shop,DE,9.99,EUR\n";
     let xml = "<rss><item><g:id>\u{200b}d1</g:id><title>Game</title><g:price>9.99 EUR</g:price></item></rss>";
     for (name, options, body) in
@@ -404,7 +405,7 @@ fn pack(shape: &Shape, size: usize) -> (String, Vec<u8>) {
     }
 }
 
-/// Makes the kernel measure the peak anew.
+/// Makes the kernel measure the peak again.
 fn forget_peak(worker: &Binary) {
     std::fs::write(Path::new("/proc").join(worker.id().to_string()).join("clear_refs"), "5").unwrap();
 }

@@ -14,7 +14,7 @@ use crate::support::bus::{Carrier, Queues};
 use crate::support::{TestApp, User};
 
 crate::on_both_buses!(
-    a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time,
+    a_foreign_csv_gives_the_state_of_a_report_in_chronological_order,
     a_killed_worker_is_followed_by_another,
 );
 
@@ -96,7 +96,7 @@ fn changes(offers: u64, each: u64) -> Vec<(String, Value)> {
     changes.into_iter().map(|(_, line, seen)| (line, seen)).collect()
 }
 
-async fn a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time(carrier: Carrier) {
+async fn a_foreign_csv_gives_the_state_of_a_report_in_chronological_order(carrier: Carrier) {
     let (imported, reported) = (TestApp::builder().bus(carrier).spawn().await, TestApp::spawn().await);
     let (anna, ben) = (imported.user("anna", &SCOPES).await, reported.user("ben", &SCOPES).await);
     let changes = changes(40, 20);
@@ -179,16 +179,16 @@ async fn product_data_of_google_is_read_in_all_its_forms() {
             "{name}"
         );
         let path = format!("{}?format=ndjson", done["refusals"].as_str().unwrap());
-        let told = app.get(&path).bearer_auth(&anna.token).send().await.unwrap().text().await.unwrap();
-        let told: Value = serde_json::from_str(&told).unwrap();
+        let listed = app.get(&path).bearer_auth(&anna.token).send().await.unwrap().text().await.unwrap();
+        let listed: Value = serde_json::from_str(&listed).unwrap();
         let line = if name == "feed.xml" || name == "atom" { 8 } else { 4 };
-        assert_eq!(told["line"], line, "{name}");
-        assert!(told["reason"].as_str().unwrap().contains("18.49 EUR"), "{told}");
+        assert_eq!(listed["line"], line, "{name}");
+        assert!(listed["reason"].as_str().unwrap().contains("18.49 EUR"), "{listed}");
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_is_told_with_its_line() {
+async fn refused_rows_are_reported_with_their_line() {
     let app = TestApp::spawn().await;
     let (anna, mallory) = (app.user("anna", &SCOPES).await, app.user("mallory", &SCOPES).await);
     let body = "{\"store\": \"GOG\", \"sku\": \"a\", \"price\": \"1.00\", \"currency\": \"EUR\"}\n\
@@ -197,14 +197,14 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     let done = finish(&app, &anna, &import(&app, &anna, json!({}), "a.ndjson", body).await).await;
     assert_eq!((&done["state"], &done["accepted"], &done["refused"]), (&json!("done"), &json!(1), &json!(3)));
     let refusals = done["refusals"].as_str().unwrap();
-    let told = app.get(refusals).bearer_auth(&anna.token).send().await.unwrap();
-    assert!(told.headers()["content-disposition"].to_str().unwrap().starts_with("attachment"));
-    let told = told.text().await.unwrap();
-    let lines: Vec<&str> = told.lines().collect();
+    let listed = app.get(refusals).bearer_auth(&anna.token).send().await.unwrap();
+    assert!(listed.headers()["content-disposition"].to_str().unwrap().starts_with("attachment"));
+    let listed = listed.text().await.unwrap();
+    let lines: Vec<&str> = listed.lines().collect();
     assert_eq!(lines[0], "line,reason,kind");
-    assert!(lines[1].starts_with("2,\"is not a JSON object"), "{told}");
-    assert!(lines[2].starts_with("4,\"sku is required; price"), "{told}");
-    assert!(lines[3].starts_with("5,\"unknown field `=cmd`"), "{told}");
+    assert!(lines[1].starts_with("2,\"is not a JSON object"), "{listed}");
+    assert!(lines[2].starts_with("4,\"sku is required; price"), "{listed}");
+    assert!(lines[3].starts_with("5,\"unknown field `=cmd`"), "{listed}");
     assert_eq!(app.get(refusals).bearer_auth(&mallory.token).send().await.unwrap().status(), 404);
 
     // A caller without the right to write the catalogue cannot add stores.
@@ -212,8 +212,8 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     let body = "store,sku,price,currency\nGOG,a,2.00,EUR\nNowhere,b,1.00,EUR\n";
     let done = finish(&app, &shop, &import(&app, &shop, json!({}), "b.csv", body).await).await;
     assert_eq!((&done["accepted"], &done["refused"], &done["recorded"]), (&json!(1), &json!(1), &json!(1)));
-    let told = app.get(done["refusals"].as_str().unwrap()).bearer_auth(&shop.token).send().await.unwrap();
-    assert!(told.text().await.unwrap().contains("3,\"store is unknown"));
+    let listed = app.get(done["refusals"].as_str().unwrap()).bearer_auth(&shop.token).send().await.unwrap();
+    assert!(listed.text().await.unwrap().contains("3,\"store is unknown"));
 
     // A file that is unreadable fails with a reason.
     let cut = {
@@ -262,7 +262,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
 }
 
 #[tokio::test]
-async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
+async fn backfill_does_not_ring_and_a_cancelled_import_sends_no_more() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let body = "store,sku,price,regular_price,currency\nGOG,a,5.00,20.00,EUR\n";
@@ -286,7 +286,7 @@ async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
 }
 
 #[tokio::test]
-async fn the_progress_is_told_while_it_goes_on() {
+async fn progress_is_reported_during_an_import() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let waiting = import(&app, &anna, json!({}), "a.csv", "store,sku,price,currency\nGOG,a,5.00,EUR\n").await;
@@ -306,7 +306,7 @@ async fn the_progress_is_told_while_it_goes_on() {
 }
 
 #[tokio::test]
-async fn an_account_follows_so_many_imports_and_no_more() {
+async fn an_account_follows_a_limited_number_of_imports() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &SCOPES).await, app.user("ben", &SCOPES).await);
     let follow = async |user: &User| {

@@ -13,7 +13,7 @@ use crate::support::sink::Sink;
 use crate::support::{RINGS_ALWAYS, TestApp, User, eventually};
 
 crate::on_both_buses!(
-    workers_killed_again_and_again_lose_and_double_nothing,
+    workers_killed_again_and_again_lose_and_duplicate_nothing,
     an_api_that_is_killed_has_lost_nothing_that_it_acknowledged,
 );
 
@@ -107,7 +107,7 @@ async fn a_reported_price_rings_within_a_second() {
 }
 
 /// Accepts 10,000 prices; then kills workers one after another, at any point of their work.
-async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier) {
+async fn workers_killed_again_and_again_lose_and_duplicate_nothing(carrier: Carrier) {
     const OFFERS: usize = 10_000;
     const WATCHED: i64 = 300;
     let app = TestApp::builder().bus(carrier).spawn().await;
@@ -132,7 +132,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
 
     let accepted = stream(&app, &shop, &app.url, (0..OFFERS).map(|sku| seen(sku, "9.99", 2))).await;
     assert_eq!(accepted["accepted"], OFFERS);
-    // Each dies somewhat later than the one before: during its start, recording, dispatch, delivery.
+    // Each dies somewhat later than the previous one: during its start, recording, dispatch, delivery.
     for life_ms in [150, 250, 350, 450, 600, 800, 1000, 1500] {
         let mut worker = start(&app, "worker");
         tokio::time::sleep(Duration::from_millis(life_ms)).await;
@@ -144,7 +144,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
         let left = "select (select count(*) from deliveries where state = 'pending')
             + (select count(*) from events where rings and dispatched_at is null)
             + (select count(*) from bus_messages)";
-        // On a slow machine, the same message may have been in the hands of five of them when they died.
+        // On a slow machine, five of them may have held the same message when they died.
         salebell::worker::record::redrive(&app.state).await.unwrap();
         let batch = app.batch(&shop, &accepted).await;
         (&batch["done"], &batch["failed"]) == (&json!(true), &json!(0)) && count(&app, left).await == 0

@@ -8,13 +8,13 @@ use crate::support::{TestApp, User};
 
 crate::on_both_buses!(
     every_item_is_judged_by_itself,
-    a_broken_line_in_the_middle_costs_that_line_alone,
-    packed_reports_are_unpacked_and_bombs_are_not,
+    a_broken_line_in_the_middle_affects_only_that_line,
+    compressed_reports_are_read_and_bombs_are_not,
     a_report_that_is_too_large_or_of_another_type_is_refused,
-    only_whoever_keeps_the_catalogue_may_invent_a_store,
-    a_reporter_needs_the_scope_and_sees_its_own_batches_alone,
+    only_a_token_for_the_catalogue_may_add_a_store,
+    a_reporter_needs_the_scope_and_sees_only_its_own_batches,
     a_stream_longer_than_a_message_becomes_parts_of_one_batch,
-    refusals_repeat_little_of_what_is_refused,
+    refusals_repeat_little_of_the_refused_lines,
 );
 
 async fn shop(app: &TestApp) -> User {
@@ -79,7 +79,7 @@ async fn every_item_is_judged_by_itself(carrier: Carrier) {
     );
 }
 
-async fn a_broken_line_in_the_middle_costs_that_line_alone(carrier: Carrier) {
+async fn a_broken_line_in_the_middle_affects_only_that_line(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let mut body = format!("{GOOD}\n{{\"store\": \n\n{GOOD}\r\n").into_bytes();
@@ -96,7 +96,7 @@ async fn a_broken_line_in_the_middle_costs_that_line_alone(carrier: Carrier) {
 }
 
 #[tokio::test]
-async fn a_line_of_100_megabytes_is_passed_over_without_being_kept() {
+async fn a_line_of_100_megabytes_is_skipped_without_being_kept() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let huge = bytes::Bytes::from(vec![b'x'; 1 << 20]);
@@ -110,7 +110,7 @@ async fn a_line_of_100_megabytes_is_passed_over_without_being_kept() {
     assert_eq!(answer["rejected"][0]["problem"]["type"], "/problems/too-large");
 }
 
-async fn packed_reports_are_unpacked_and_bombs_are_not(carrier: Carrier) {
+async fn compressed_reports_are_read_and_bombs_are_not(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let body = format!("{GOOD}\n").repeat(1000);
@@ -148,7 +148,7 @@ async fn a_report_that_is_too_large_or_of_another_type_is_refused(carrier: Carri
     assert_eq!(batch["done"], true);
 }
 
-async fn only_whoever_keeps_the_catalogue_may_invent_a_store(carrier: Carrier) {
+async fn only_a_token_for_the_catalogue_may_add_a_store(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let (shop, keeper) = (app.user("shop", &["prices:write"]).await, shop(&app).await);
     let observation = json!([{"store": "GOG.com", "sku": "a", "price": "9.99", "currency": "EUR"}]);
@@ -162,7 +162,7 @@ async fn only_whoever_keeps_the_catalogue_may_invent_a_store(carrier: Carrier) {
     assert_eq!((store.slug.as_str(), store.name.as_str()), ("gog-com", "GOG.com"));
 }
 
-async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone(carrier: Carrier) {
+async fn a_reporter_needs_the_scope_and_sees_only_its_own_batches(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let (shop, other, reader) =
         (shop(&app).await, app.user("other", &["prices:write"]).await, app.user("reader", &[]).await);
@@ -187,24 +187,24 @@ async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch(carrier: Carr
     assert_eq!(batch["transitions"], json!({"first.seen": 20_000}));
 }
 
-async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
+async fn refusals_repeat_little_of_the_refused_lines(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let line = format!("{{\"{}\": 1}}\n", "ä".repeat(30_000));
-    for (lines, all_are_told) in [(100, true), (1_000, false)] {
+    for (lines, all_are_listed) in [(100, true), (1_000, false)] {
         let answer = ndjson(&app, &shop, line.repeat(lines)).send().await.unwrap();
         assert_eq!(answer.status(), 202);
         let body = answer.bytes().await.unwrap();
         assert!(body.len() < 260 << 10, "{} bytes", body.len());
         let answer: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(answer["rejected_count"], json!(lines));
-        let told = answer["rejected"].as_array().unwrap().len();
-        assert!(told >= 100 && (told == lines) == all_are_told, "{told} of {lines}");
+        let listed = answer["rejected"].as_array().unwrap().len();
+        assert!(listed >= 100 && (listed == lines) == all_are_listed, "{listed} of {lines}");
     }
 }
 
 #[tokio::test]
-async fn what_is_taken_without_a_field_is_told_as_a_warning() {
+async fn an_observation_accepted_without_a_field_has_a_warning() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let seen = |sku: &str, url: &str| json!({"store": "steam", "sku": sku, "price": "9.99", "currency": "EUR", "url": url});

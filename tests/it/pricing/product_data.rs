@@ -46,12 +46,12 @@ async fn offers(app: &TestApp) -> Vec<Value> {
 
 async fn refusals(app: &TestApp, user: &User, done: &Value) -> Vec<Value> {
     let path = format!("{}?format=ndjson", done["refusals"].as_str().unwrap());
-    let told = app.get(&path).bearer_auth(&user.token).send().await.unwrap().text().await.unwrap();
-    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let text = app.get(&path).bearer_auth(&user.token).send().await.unwrap().text().await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test]
-async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
+async fn a_value_that_is_not_understood_drops_the_field_with_a_warning() {
     let long_ago_to_far = "2020-01-01/2098-11-29";
     let rows = [
         ["1", "Right", "https://shop.example/1", "20.00 EUR", "10.00 EUR", long_ago_to_far, "in stock"],
@@ -94,17 +94,17 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
             offers.iter().map(|offer| &offer["sale_ends_at"]).filter(|end| !end.is_null()).collect();
         assert_eq!(ends, [&json!("2098-11-29T22:59:59Z")], "{name}");
 
-        let told = refusals(&app, &anna, &done).await;
-        let line = |told: &Value| told["line"].as_u64().unwrap() - 1;
+        let listed = refusals(&app, &anna, &done).await;
+        let line = |listed: &Value| listed["line"].as_u64().unwrap() - 1;
         let kinds: Vec<(u64, &str)> =
-            told.iter().map(|told| (line(told), told["kind"].as_str().unwrap())).collect();
+            listed.iter().map(|listed| (line(listed), listed["kind"].as_str().unwrap())).collect();
         let warned = |at| (at, "warning");
         assert_eq!(
             kinds,
             [warned(2), warned(3), warned(4), warned(5), warned(6), (8, "refused"), (9, "refused")],
-            "{name}: {told:?}"
+            "{name}: {listed:?}"
         );
-        for (told, why) in told.iter().zip([
+        for (listed, why) in listed.iter().zip([
             "has no end",
             "not a time",
             "above the price",
@@ -113,7 +113,7 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
             "\"perhaps\"",
             "price",
         ]) {
-            assert!(told["reason"].as_str().unwrap().contains(why), "{name}: {told}");
+            assert!(listed["reason"].as_str().unwrap().contains(why), "{name}: {listed}");
         }
         let csv = app.get(done["refusals"].as_str().unwrap()).bearer_auth(&anna.token).send().await.unwrap();
         let csv = csv.text().await.unwrap();
@@ -123,7 +123,7 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
 }
 
 #[tokio::test]
-async fn a_feed_of_one_line_tells_every_reason() {
+async fn a_feed_of_one_line_reports_every_reason() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let rows = [
@@ -140,10 +140,10 @@ async fn a_feed_of_one_line_tells_every_reason() {
         (&json!(1), &json!(3), &json!(1)),
         "{done}"
     );
-    let told = refusals(&app, &anna, &done).await;
-    assert_eq!((told.len(), &told[0]["line"], &told[0]["kind"]), (1, &json!(1), &json!("refused")));
+    let listed = refusals(&app, &anna, &done).await;
+    assert_eq!((listed.len(), &listed[0]["line"], &listed[0]["kind"]), (1, &json!(1), &json!("refused")));
     for why in ["price must be a decimal number", "\"perhaps\"", "link must start with"] {
-        assert_eq!(told[0]["reason"].as_str().unwrap().matches(why).count(), 1, "{told:?}");
+        assert_eq!(listed[0]["reason"].as_str().unwrap().matches(why).count(), 1, "{listed:?}");
     }
 }
 
@@ -209,8 +209,8 @@ async fn constants_name_the_zone_and_the_currency_of_rows_that_do_not() {
     let tsv = "id\tprice\tsale_price\n1\t20.00\t9.00 EUR\n2\t20.00 USD\t\n3\t20.00\t9.00 USD\n";
     let done = finish(&app, &anna, &import(&app, &anna, options, "a.tsv", tsv).await).await;
     assert_eq!((&done["recorded"], &done["refused"]), (&json!(1), &json!(2)), "{done}");
-    let told = refusals(&app, &anna, &done).await;
-    assert_eq!(told[0]["reason"], "has a price in USD, but the currency given for it is EUR");
+    let refused = refusals(&app, &anna, &done).await;
+    assert_eq!(refused[0]["reason"], "has a price in USD, but the currency given for it is EUR");
 
     for constants in [
         json!({"store": "Shop", "region": "EU"}),
@@ -229,7 +229,7 @@ async fn constants_name_the_zone_and_the_currency_of_rows_that_do_not() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_bought_is_handed_over_by_every_format() {
+async fn unavailability_is_reported_by_every_format() {
     let rows = [
         ["1", "In", "", "20.00 EUR", "10.00 EUR", "", "https://schema.org/InStock"],
         ["2", "Out", "", "20.00 EUR", "10.00 EUR", "", "Out of Stock"],
@@ -245,13 +245,13 @@ async fn what_cannot_be_bought_is_handed_over_by_every_format() {
             .fetch_all(&app.state.writer)
             .await
             .unwrap();
-        let told: Vec<(String, bool)> = payloads
+        let reported: Vec<(String, bool)> = payloads
             .iter()
             .flat_map(|payload| salebell::domain::batch::PriceMessage::unpack(payload).unwrap().observations)
             .map(|seen| (seen.sku, seen.available))
             .collect();
         assert_eq!(
-            told,
+            reported,
             [("1".to_owned(), true), ("2".to_owned(), false), ("3".to_owned(), true)],
             "{name}: {waiting}"
         );

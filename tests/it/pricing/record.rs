@@ -17,8 +17,8 @@ use crate::support::{TestApp, User};
 
 crate::on_both_buses!(
     a_reported_price_becomes_history_low_and_sale,
-    history_holds_changes_in_whatever_order_they_are_told,
-    a_glitch_waits_for_a_second_sight_across_reports,
+    history_holds_changes_in_whatever_order_they_are_reported,
+    a_glitch_waits_for_a_second_observation_across_reports,
     a_new_sku_is_matched_by_its_title,
     a_message_that_cannot_be_recorded_is_dead_after_five_receives,
     a_message_whose_worker_died_is_taken_over_after_its_lease,
@@ -94,7 +94,7 @@ async fn a_reported_price_becomes_history_low_and_sale(carrier: Carrier) {
     assert_eq!(open, Some(0));
 }
 
-async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier) {
+async fn history_holds_changes_in_whatever_order_they_are_reported(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let report =
@@ -119,7 +119,7 @@ async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier)
     assert_eq!((offer.amount, offer.low), (Some(2000), Some(2000)), "the past changes nothing but history");
 }
 
-async fn a_glitch_waits_for_a_second_sight_across_reports(carrier: Carrier) {
+async fn a_glitch_waits_for_a_second_observation_across_reports(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     report(&app, &shop, json!([seen("a", "50.00", "50.00", "01T00:00:00")])).await;
@@ -205,7 +205,7 @@ async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
+async fn eight_workers_over_the_same_offers_neither_deadlock_nor_duplicate() {
     const OFFERS: usize = 300;
     const MESSAGES: i64 = 40;
     let app = std::sync::Arc::new(TestApp::spawn().await);
@@ -269,7 +269,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
 }
 
 #[tokio::test]
-async fn a_message_that_comes_twice_counts_once() {
+async fn a_message_that_arrives_twice_counts_once() {
     let app = TestApp::spawn().await;
     let message = message(10, 0, 1500, false);
     assert_eq!(record_once(&app, &message, app.clock.now()).await.unwrap().recorded, 10);
@@ -319,7 +319,7 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
 }
 
 #[tokio::test]
-async fn an_operator_releases_what_is_true_after_all() {
+async fn an_operator_releases_a_quarantined_price_that_is_correct() {
     let app = TestApp::spawn().await;
     let (shop, operator) = (shop(&app).await, app.user("operator", &["operator"]).await);
     report(&app, &shop, json!([seen("a", "50.00", "50.00", "01T00:00:00")])).await;
@@ -378,7 +378,7 @@ async fn a_glitch_that_is_polled_again_and_again_is_judged_once() {
 }
 
 #[tokio::test]
-async fn a_sale_from_the_past_comes_and_goes_in_history() {
+async fn a_sale_from_the_past_begins_and_ends_in_history() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     report(

@@ -42,7 +42,7 @@ pub fn with(mut observation: Value, more: Value) -> Value {
 }
 
 /// Reports, records, dispatches; returns the batch.
-pub async fn tell(app: &TestApp, shop: &User, observations: Value) -> Value {
+pub async fn report(app: &TestApp, shop: &User, observations: Value) -> Value {
     let accepted = app.report(shop, observations).await;
     app.record_all().await;
     while dispatch::step(&app.state).await.unwrap().is_more() {}
@@ -83,14 +83,14 @@ pub async fn deliver_all(app: &TestApp) -> deliver::Step {
 }
 
 #[tokio::test]
-async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
+async fn a_sale_ends_at_its_announced_end_before_the_schedule_has_run() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
     let watch = watch(&app, &anna, json!({"any_sale": {}})).await;
     let end = instant(&app, 60);
     let sale = with(seen(&app, "10.00", -5), json!({"sale_ends_at": end}));
-    tell(&app, &shop, json!([sale])).await;
+    report(&app, &shop, json!([sale])).await;
     let before = offer(&app).await;
     assert_eq!((&before["on_sale"], &before["unknown_since"]), (&json!(true), &Value::Null));
     assert_eq!(before["sale_ends_at"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap(), end);
@@ -121,7 +121,7 @@ async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
 }
 
 #[tokio::test]
-async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
+async fn the_schedule_ends_a_sale_once_and_at_its_time_even_a_day_late() {
     let topic = create_events_topic(false).await;
     let team = Subscriber::create(&topic, json!({"kind": ["sale.ended"]})).await;
     let endpoint = emulator().await;
@@ -136,7 +136,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
         .map(|(n, end)| with(seen(&app, "10.00", -5), json!({"sku": n.to_string(), "sale_ends_at": end})))
         .chain([with(seen(&app, "10.00", -5), json!({"sku": "open"}))])
         .collect();
-    tell(&app, &shop, json!(sales)).await;
+    report(&app, &shop, json!(sales)).await;
     schedule::step(&app.state).await.unwrap();
     assert_eq!(events(&app.state.writer).await.len(), 4, "not before their time");
     app.clock.advance(TimeDelta::days(1));
@@ -160,14 +160,14 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
     .fetch_one(&app.state.writer)
     .await
     .unwrap();
-    assert_eq!(open, 11, "the one without an end goes on");
+    assert_eq!(open, 11, "the sale without an end continues");
     while publish::step(&app.state).await.unwrap().is_more() {}
-    let told = team.wait_for(3).await;
-    assert!(told.iter().all(|event| event["data"]["reason"] == "told_end"), "{told:?}");
+    let published = team.wait_for(3).await;
+    assert!(published.iter().all(|event| event["data"]["reason"] == "told_end"), "{published:?}");
 
     // The next observation counts as known again, at any price.
     let next = with(seen(&app, "20.00", 0), json!({"sku": "0"}));
-    let batch = tell(&app, &shop, json!([next])).await;
+    let batch = report(&app, &shop, json!([next])).await;
     assert_eq!(batch["transitions"], json!({"price.raised": 1}));
     let offers = app.read("/v1/offers").await;
     let known = offers["items"].as_array().unwrap().iter().find(|offer| offer["sku"] == "0").unwrap();
@@ -177,17 +177,17 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
 }
 
 #[tokio::test]
-async fn a_sight_and_the_schedule_at_the_same_moment_end_a_sale_once() {
+async fn an_observation_and_the_schedule_at_the_same_moment_end_a_sale_once() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let offers: Vec<String> = (0..40).map(|n| n.to_string()).collect();
-    let told = |price: &str, minutes, more: Value| {
+    let observed = |price: &str, minutes, more: Value| {
         let each = |sku: &String| with(with(seen(&app, price, minutes), json!({"sku": sku})), more.clone());
         json!(offers.iter().map(each).collect::<Vec<_>>())
     };
-    tell(&app, &shop, told("10.00", -5, json!({"sale_ends_at": at(&app, 60)}))).await;
+    report(&app, &shop, observed("10.00", -5, json!({"sale_ends_at": at(&app, 60)}))).await;
     app.clock.advance(TimeDelta::minutes(61));
-    app.report(&shop, told("20.00", 0, json!({}))).await;
+    app.report(&shop, observed("20.00", 0, json!({}))).await;
     let (scheduled, ()) = tokio::join!(schedule::step(&app.state), app.record_all());
     scheduled.unwrap();
     let ended = "select count(*), count(distinct offer_id) from events where kind = 'sale.ended'";
@@ -202,25 +202,25 @@ async fn a_sight_and_the_schedule_at_the_same_moment_end_a_sale_once() {
 }
 
 #[tokio::test]
-async fn nobody_is_rung_for_a_sale_that_is_over() {
+async fn a_sale_that_is_over_does_not_ring() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
-    tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
     // Over already when it is reported, or when it is recorded.
     let over = with(seen(&app, "10.00", -5), json!({"sale_ends_at": at(&app, -5)}));
-    let batch = tell(&app, &shop, json!([over])).await;
+    let batch = report(&app, &shop, json!([over])).await;
     assert_eq!(batch["transitions"], json!({"price.lowered": 1}));
     assert_eq!((offer(&app).await["on_sale"].clone(), deals(&app).await), (json!(false), 0));
-    tell(&app, &shop, json!([seen(&app, "20.00", -4)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -4)])).await;
     let passed = with(seen(&app, "10.00", -3), json!({"sale_ends_at": at(&app, -2)}));
-    tell(&app, &shop, json!([passed])).await;
+    report(&app, &shop, json!([passed])).await;
     assert_eq!(deals(&app).await, 0);
     let notices = async || app.see(&anna, "/v1/notices").await["items"].as_array().unwrap().len();
     assert_eq!(notices().await, 0);
-    tell(&app, &shop, json!([seen(&app, "20.00", -1)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -1)])).await;
 
     // Over before the dispatch.
     app.clock.advance(TimeDelta::days(1));
@@ -233,9 +233,9 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
 
     // Over before it is sent.
     app.clock.advance(TimeDelta::days(1));
-    tell(&app, &shop, json!([seen(&app, "20.00", -2)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -2)])).await;
     let short = with(seen(&app, "10.00", -1), json!({"sale_ends_at": at(&app, 10)}));
-    tell(&app, &shop, json!([short])).await;
+    report(&app, &shop, json!([short])).await;
     assert_eq!(notices().await, 1);
     app.clock.advance(TimeDelta::minutes(11));
     assert_eq!(deliver_all(&app).await, deliver::Step { sent: 0, cancelled: 1 });
@@ -243,16 +243,16 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
+async fn a_newly_announced_end_counts_and_unsent_notices_stay_due() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
-    tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
-    tell(&app, &shop, json!([with(seen(&app, "10.00", -5), json!({"sale_ends_at": at(&app, 60)}))])).await;
+    report(&app, &shop, json!([with(seen(&app, "10.00", -5), json!({"sale_ends_at": at(&app, 60)}))])).await;
     let again = with(seen(&app, "10.00", -4), json!({"sale_ends_at": at(&app, 120)}));
-    assert_eq!(tell(&app, &shop, json!([again])).await["unchanged"], 1);
+    assert_eq!(report(&app, &shop, json!([again])).await["unchanged"], 1);
     app.clock.advance(TimeDelta::minutes(61));
     schedule::step(&app.state).await.unwrap();
     assert_eq!((deals(&app).await, offer(&app).await["on_sale"].clone()), (1, json!(true)));
@@ -269,7 +269,7 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
     schedule::step(&app.state).await.unwrap();
     assert_eq!(deliver_all(&app).await.cancelled, 1);
     let prolonged = with(seen(&app, "10.00", 0), json!({"sale_ends_at": at(&app, 600)}));
-    assert_eq!(tell(&app, &shop, json!([prolonged])).await["transitions"], json!({"sale.resumed": 1}));
+    assert_eq!(report(&app, &shop, json!([prolonged])).await["transitions"], json!({"sale.resumed": 1}));
     assert_eq!(deliver_all(&app).await.sent, 1);
     assert_eq!(sink.received("/hook")[0].json()["type"], "sale.started.v1");
     assert_eq!(app.see(&anna, "/v1/notices").await["items"].as_array().unwrap().len(), 1);
@@ -279,15 +279,15 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
 async fn history_says_until_when_each_price_held() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
-    let told = |price: &str, minute, end: i64| {
+    let announced = |price: &str, minute, end: i64| {
         with(seen(&app, price, minute), json!({"sale_ends_at": at(&app, end)}))
     };
     let begin = instant(&app, 0);
-    tell(&app, &shop, json!([told("10.00", -50, -20)])).await;
+    report(&app, &shop, json!([announced("10.00", -50, -20)])).await;
     // Reported again, followed by another price, in one message; and a late observation.
-    tell(&app, &shop, json!([told("10.00", -45, -30), told("12.00", -40, -10)])).await;
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
-    tell(&app, &shop, json!([seen(&app, "12.00", -5)])).await;
+    report(&app, &shop, json!([announced("10.00", -45, -30), announced("12.00", -40, -10)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "12.00", -5)])).await;
     let game = offer(&app).await["game_id"].as_str().unwrap().to_owned();
     let minutes = |value: &Value| {
         value.as_str().map(|text| (text.parse::<DateTime<Utc>>().unwrap() - begin).num_minutes())
@@ -317,15 +317,15 @@ async fn history_says_until_when_each_price_held() {
 }
 
 #[tokio::test]
-async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_last() {
+async fn a_price_that_flaps_is_one_sale_and_rings_again_when_it_improves() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
     for (minute, price) in ["10.00", "20.00", "10.00", "20.00", "10.00", "9.00"].into_iter().enumerate() {
-        tell(&app, &shop, json!([seen(&app, price, minute as i64 - 50)])).await;
+        report(&app, &shop, json!([seen(&app, price, minute as i64 - 50)])).await;
         deliver_all(&app).await;
     }
     let sales: Vec<(i64, bool)> = sqlx::query_as("select amount, ended_at is null from sales")
@@ -333,8 +333,8 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
         .await
         .unwrap();
     assert_eq!(sales, [(900, true)]);
-    let heard = sink.received("/hook");
-    let bells: Vec<(String, String)> = heard
+    let received = sink.received("/hook");
+    let bells: Vec<(String, String)> = received
         .iter()
         .map(|bell| bell.json())
         .map(|bell| {
@@ -344,7 +344,7 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
         .collect();
     let bell = |kind: &str, price: &str| (kind.to_owned(), price.to_owned());
     assert_eq!(bells, [bell("sale.started.v1", "10.00"), bell("sale.deepened.v1", "9.00")]);
-    assert_ne!(heard[0].headers["webhook-id"], heard[1].headers["webhook-id"]);
+    assert_ne!(received[0].headers["webhook-id"], received[1].headers["webhook-id"]);
     let notices = app.see(&anna, "/v1/notices").await;
     assert_eq!(notices["items"].as_array().unwrap().len(), 1, "the notice is still one");
     let notice = &notices["items"][0];
@@ -353,10 +353,10 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
 }
 
 #[tokio::test]
-async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
+async fn a_second_ring_of_a_sale_is_sent_once_whichever_worker_repeats_it() {
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "2")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     app.hook(&anna, "http://127.0.0.1:9/").await;
     for rule in [json!({"any_sale": {}}), json!({"cut_at_least": {"percent": 10}}), json!({"new_low": {}})] {
         watch(&app, &anna, rule).await;
@@ -365,7 +365,7 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
     let course = ["10.00", "20.00", "10.00", "20.00", "9.00", "8.00"];
     let course: Vec<Value> =
         course.iter().enumerate().map(|(n, price)| seen(&app, price, n as i64 - 50)).collect();
-    let batch = tell(&app, &shop, json!(course)).await;
+    let batch = report(&app, &shop, json!(course)).await;
     assert_eq!(
         batch["transitions"],
         json!({"sale.started": 1, "sale.ended": 2, "sale.resumed": 1, "sale.deepened": 2})
@@ -387,14 +387,14 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
 }
 
 #[tokio::test]
-async fn a_giveaway_rings_once_and_is_no_low() {
+async fn a_giveaway_rings_once_and_is_not_a_low() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, json!([seen(&app, "20.00", -100 * 60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -100 * 60)])).await;
     watch(&app, &anna, json!({"new_low": {}})).await;
     let mut lows = 0;
     for (n, price) in ["15.00", "20.00", "0", "20.00", "4.00", "20.00", "0"].into_iter().enumerate() {
-        let batch = tell(&app, &shop, json!([seen(&app, price, (n as i64 * 7 - 90) * 60)])).await;
+        let batch = report(&app, &shop, json!([seen(&app, price, (n as i64 * 7 - 90) * 60)])).await;
         lows += batch["new_lows"].as_i64().unwrap();
         if n == 2 {
             let free = offer(&app).await;
@@ -417,7 +417,7 @@ async fn a_giveaway_rings_once_and_is_no_low() {
 }
 
 #[tokio::test]
-async fn lows_of_zero_are_made_anew_from_the_history() {
+async fn lows_of_zero_are_recomputed_from_the_history() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
     let course = |sku: &str, prices: &[(&str, &str)]| -> Vec<Value> {
@@ -434,7 +434,7 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
         course("sold", &[("12", "20")]),
     ]
     .concat();
-    tell(&app, &shop, json!(seen)).await;
+    report(&app, &shop, json!(seen)).await;
     let lows = async || -> Vec<(String, i64, bool, bool)> {
         sqlx::query_as("select sku, low, low_at = 'epoch', was_free_at is not null from offers order by sku")
             .fetch_all(&app.state.writer)
@@ -463,24 +463,25 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
     let next =
         |sku: &str, price: &str| with(crate::pricing::sales::seen(&app, price, -1), json!({"sku": sku}));
     let batch =
-        tell(&app, &shop, json!([next("paid", "16.00"), next("free", "20.00"), next("sold", "13.00")])).await;
+        report(&app, &shop, json!([next("paid", "16.00"), next("free", "20.00"), next("sold", "13.00")]))
+            .await;
     assert_eq!(batch["new_lows"], 0);
     let batch =
-        tell(&app, &shop, json!([with(next("paid", "14.00"), json!({"observed_at": at(&app, 0)}))])).await;
+        report(&app, &shop, json!([with(next("paid", "14.00"), json!({"observed_at": at(&app, 0)}))])).await;
     assert_eq!(batch["new_lows"], 1);
     let after = lows().await;
     assert_eq!((after[0].1, after[1].1, after[3].1), (2000, 1400, 1200));
 }
 
 #[tokio::test]
-async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
+async fn an_offer_that_cannot_be_bought_does_not_ring_and_ends_its_sale() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     let watch = watch(&app, &anna, json!({"any_sale": {}})).await;
     let notices = async || app.see(&anna, "/v1/notices").await["items"].as_array().unwrap().len();
     let sold_out = |minute| with(seen(&app, "10.00", minute), json!({"availability": "out of stock"}));
-    let batch = tell(&app, &shop, json!([sold_out(-50)])).await;
+    let batch = report(&app, &shop, json!([sold_out(-50)])).await;
     assert_eq!(batch["transitions"], json!({"price.lowered": 1}));
     let shown = offer(&app).await;
     assert_eq!((&shown["on_sale"], &shown["available"]), (&json!(false), &json!(false)));
@@ -489,12 +490,12 @@ async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
     assert_eq!(explained["offers"][0]["reasons"][1]["code"], "unavailable");
     for (minute, availability) in [(-40, "preorder"), (-30, "backorder")] {
         let back = with(seen(&app, "10.00", minute), json!({"availability": availability}));
-        let batch = tell(&app, &shop, json!([back])).await;
+        let batch = report(&app, &shop, json!([back])).await;
         let kind = if minute == -40 { "sale.started" } else { "sale.resumed" };
         assert_eq!(batch["transitions"], json!({kind: 1}));
         assert_eq!((deals(&app).await, notices().await), (1, 1));
         assert_eq!(
-            tell(&app, &shop, json!([sold_out(minute + 5)])).await["transitions"],
+            report(&app, &shop, json!([sold_out(minute + 5)])).await["transitions"],
             json!({"sale.ended": 1})
         );
         assert_eq!(deals(&app).await, 0);
@@ -508,12 +509,12 @@ async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
 }
 
 #[tokio::test]
-async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
+async fn an_old_observation_does_not_ring_and_the_response_says_so() {
     let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
     let day = 24 * 60;
-    tell(&app, &shop, json!([seen(&app, "20.00", -30 * day)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -30 * day)])).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
     let old = json!([
@@ -530,7 +531,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     assert_eq!(app.see(&anna, "/v1/notices").await["items"], json!([]));
     let body = json!({"observations": old, "backfill": true});
     let history = app.call(&shop, reqwest::Method::POST, "/v1/prices", body).await.body;
-    assert_eq!(history["too_old_to_ring"], 0, "history rings nobody anyway");
+    assert_eq!(history["too_old_to_ring"], 0, "history does not ring anyway");
     app.record_all().await;
 
     // The age at the time of the report counts, however long it waits to be recorded.
@@ -549,12 +550,12 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
 
 /// Writes of the previous version, which knows none of the new columns.
 #[tokio::test]
-async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
+async fn the_previous_version_and_this_one_continue_each_others_sales() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
-    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    report(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
-    tell(&app, &shop, json!([seen(&app, "10.00", -50)])).await;
+    report(&app, &shop, json!([seen(&app, "10.00", -50)])).await;
     let before = |text: &'static str| sqlx::query(text).execute(&app.state.writer);
     // It ends the sale, and starts another one.
     before("update sales set ended_at = now() - interval '40 minutes'").await.unwrap();
@@ -574,14 +575,14 @@ async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
     .unwrap();
     let shown = offer(&app).await;
     assert_eq!((&shown["on_sale"], &shown["price"]["amount"]), (&json!(true), &json!("12.00")));
-    let batch = tell(&app, &shop, json!([seen(&app, "11.00", -20)])).await;
+    let batch = report(&app, &shop, json!([seen(&app, "11.00", -20)])).await;
     assert_eq!(batch["transitions"], json!({"sale.deepened": 1}));
     assert_eq!(
-        tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await["transitions"],
+        report(&app, &shop, json!([seen(&app, "20.00", -10)])).await["transitions"],
         json!({"sale.ended": 1})
     );
     assert_eq!(
-        tell(&app, &shop, json!([seen(&app, "11.00", -5)])).await["transitions"],
+        report(&app, &shop, json!([seen(&app, "11.00", -5)])).await["transitions"],
         json!({"sale.resumed": 1})
     );
     let open: Vec<i64> = sqlx::query_scalar("select amount from sales where ended_at is null")

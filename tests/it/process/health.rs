@@ -55,7 +55,7 @@ async fn a_database_without_the_schema_is_not_ready_until_it_is_migrated() {
 }
 
 #[tokio::test]
-async fn a_busy_pool_takes_nobody_out_of_service() {
+async fn a_busy_pool_does_not_make_a_process_unready() {
     let app = TestApp::builder().settings(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "5")]).spawn().await;
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -65,7 +65,7 @@ async fn a_busy_pool_takes_nobody_out_of_service() {
 }
 
 #[tokio::test]
-async fn metrics_tell_requests_by_route_and_what_the_process_uses() {
+async fn metrics_report_requests_by_route_and_the_resources_of_the_process() {
     let database = TestDatabase::create().await;
     let api = Binary::api_on(&database);
     let url = api.url().await;

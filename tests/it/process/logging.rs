@@ -1,4 +1,4 @@
-//! What the log contains, and what it never contains.
+//! Content of the log, and secrets that it never contains.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::journal::Journal;
 use crate::support::{TestApp, eventually};
 
 #[tokio::test]
-async fn no_secret_and_nothing_personal_is_in_the_log() {
+async fn the_log_contains_no_secrets_and_no_personal_data() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna.secret@example.com", &["prices:write", "catalogue:write"]).await;
     let signer = SigningKey::generate("EdDSA", "ed");
@@ -122,7 +122,7 @@ async fn the_access_log_can_be_turned_off_and_the_rest_stays() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
+async fn a_log_without_a_reader_delays_neither_requests_nor_the_exit() {
     let database = TestDatabase::create().await;
     let settings = [
         ("SALEBELL_DATABASE__URL", database.url.as_str()),

@@ -53,8 +53,8 @@ fn check(address: &str) -> Duration {
     took[CHECKS * 99 / 100]
 }
 
-/// The same figure while threads unrelated to the process's work are busy: the effect of the machine alone.
-async fn slowest_check_beside_others(app: &TestApp) -> Duration {
+/// The slowest check while threads unrelated to the process's work are busy: the effect of only the machine.
+async fn slowest_check_among_others(app: &TestApp) -> Duration {
     let over = AtomicBool::new(false);
     let burn = || {
         while !over.load(Ordering::Relaxed) {
@@ -89,7 +89,7 @@ async fn in_flight(app: &TestApp) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_checks_are_answered_while_small_bodies_make_much_work() {
+async fn health_checks_are_answered_while_small_bodies_cause_much_work() {
     let app = TestApp::spawn().await;
     let bomb = bomb().await;
     let mut users = Vec::new();
@@ -158,7 +158,7 @@ async fn no_body_of_any_kind_stops_the_process() {
         let body = bytes::Bytes::from(body);
         let mut measured = Vec::new();
         for round in 0..ROUNDS {
-            let beside = slowest_check_beside_others(&app).await;
+            let beside = slowest_check_among_others(&app).await;
             let mut tasks = tokio::task::JoinSet::new();
             for at in 0..4 {
                 let (url, token, body) = (app.url.clone(), anna.token.clone(), body.clone());

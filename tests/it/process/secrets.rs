@@ -85,14 +85,14 @@ async fn nothing_that_holds_a_secret_shows_it() {
         settings.retain(|(name, _)| *name != key && *name != "SALEBELL_DATABASE__PASSWORD");
         settings.push((key, value));
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let told = match Config::load(None, settings) {
+        let shown = match Config::load(None, settings) {
             Err(problems) => format!("{problems} {problems:?}"),
             Ok(config) => match AppState::new(config, Clock::system()) {
                 Err(error) => format!("{} {error:?}", chain(&error)),
                 Ok(_) => panic!("{value} is taken for an address"),
             },
         };
-        assert!(!has_secret(&told), "{told}");
+        assert!(!has_secret(&shown), "{shown}");
     }
 }
 

@@ -30,10 +30,10 @@ fn start_api(database: &TestDatabase, more: &[(&str, &str)]) -> Binary {
 }
 
 /// Route that signals when it is called, and answers when it is released.
-fn held(asked: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::App) -> Router {
+fn held(begun: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::App) -> Router {
     move |app| {
         let handler = || async move {
-            asked.notify_one();
+            begun.notify_one();
             release.notified().await;
             "done"
         };
@@ -43,11 +43,11 @@ fn held(asked: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::
 
 #[tokio::test]
 async fn a_request_in_flight_finishes_while_idle_connections_close() {
-    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let app = TestApp::builder().router(held(asked.clone(), release.clone())).spawn().await;
+    let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let app = TestApp::builder().router(held(begun.clone(), release.clone())).spawn().await;
     let mut idle = raw::connect(&app.url).await;
     let request = tokio::spawn(app.get("/held").send());
-    asked.notified().await;
+    begun.notified().await;
     app.state.stopping.cancel();
     // The idle connection ends, so the listener is closed by now.
     assert_eq!(raw::read_answer(&mut idle).await, "");
@@ -58,11 +58,11 @@ async fn a_request_in_flight_finishes_while_idle_connections_close() {
 
 #[tokio::test]
 async fn the_drain_has_an_end() {
-    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let settings = [("SALEBELL_SERVER__DRAIN_S", "1")];
-    let app = TestApp::builder().settings(&settings).router(held(asked.clone(), release)).spawn().await;
+    let app = TestApp::builder().settings(&settings).router(held(begun.clone(), release)).spawn().await;
     let request = tokio::spawn(app.get("/held").send());
-    asked.notified().await;
+    begun.notified().await;
     app.state.stopping.cancel();
     assert!(request.await.unwrap().is_err(), "the connection was cut");
 }
@@ -82,14 +82,14 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
     for tls in ["off", "minted"] {
         let settings = [("SALEBELL_SERVER__MAX_CONNECTIONS", "1"), ("SALEBELL_SERVER__TLS", tls)];
         let app = TestApp::builder().settings(&settings).spawn().await;
-        let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let request = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut first = raw::open(&app.url).await;
-        first.write_all(ask("/v1/games").as_bytes()).await.unwrap();
+        first.write_all(request("/v1/games").as_bytes()).await.unwrap();
         assert!(raw::read_answer(&mut first).await.starts_with("HTTP/1.1 200 "));
         for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/v1/games", 503), ("/healthzz", 503)] {
             let mut further = raw::open(&app.url).await;
             // Further requests on the same connection are not answered.
-            further.write_all([ask(path), ask("/healthz")].concat().as_bytes()).await.unwrap();
+            further.write_all([request(path), request("/healthz")].concat().as_bytes()).await.unwrap();
             let answer = String::from_utf8(raw::read_to_end(&mut further).await).unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
             assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{path}: {answer}");
@@ -107,13 +107,13 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
             idle.push(raw::connect(app.url.trim_start_matches("https://")).await);
         }
         let mut checked = raw::open(&app.url).await;
-        checked.write_all(ask("/healthz").as_bytes()).await.unwrap();
+        checked.write_all(request("/healthz").as_bytes()).await.unwrap();
         let answer = String::from_utf8(raw::read_to_end(&mut checked).await).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         drop((first, idle));
         eventually("there is room again", async || {
             let mut further = raw::open(&app.url).await;
-            further.write_all(ask("/v1/games").as_bytes()).await.unwrap();
+            further.write_all(request("/v1/games").as_bytes()).await.unwrap();
             raw::read_answer(&mut further).await.starts_with("HTTP/1.1 200 ")
         })
         .await;
@@ -147,7 +147,7 @@ async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
 }
 
 #[tokio::test]
-async fn systemd_hears_ready_watchdog_and_stopping() {
+async fn systemd_is_notified_of_ready_watchdog_and_stopping() {
     let folder = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7().simple()));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("notify");
@@ -155,26 +155,26 @@ async fn systemd_hears_ready_watchdog_and_stopping() {
     let database = TestDatabase::create().await;
     let notify = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
     let mut api = start_api(&database, &notify);
-    let mut heard = Vec::new();
-    let listen = async |heard: &mut Vec<String>, until: &str| {
+    let mut received = Vec::new();
+    let listen = async |received: &mut Vec<String>, until: &str| {
         let mut buffer = [0; 256];
-        while heard.last().map(String::as_str) != Some(until) {
+        while received.last().map(String::as_str) != Some(until) {
             let receive = tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut buffer));
-            let bytes = receive.await.expect("systemd hears something").unwrap();
-            heard.push(String::from_utf8_lossy(&buffer[..bytes]).trim().to_owned());
+            let bytes = receive.await.expect("systemd is notified").unwrap();
+            received.push(String::from_utf8_lossy(&buffer[..bytes]).trim().to_owned());
         }
     };
-    listen(&mut heard, "READY=1").await;
+    listen(&mut received, "READY=1").await;
     // READY=1 is sent only when the process can answer requests.
     let answer = reqwest::get(format!("{}/readyz", api.url().await)).await.unwrap();
     assert_eq!(answer.status(), 200);
-    listen(&mut heard, "WATCHDOG=1").await;
-    heard.clear();
-    listen(&mut heard, "WATCHDOG=1").await;
+    listen(&mut received, "WATCHDOG=1").await;
+    received.clear();
+    listen(&mut received, "WATCHDOG=1").await;
     api.signal(Signal::SIGTERM);
-    listen(&mut heard, "STOPPING=1").await;
+    listen(&mut received, "STOPPING=1").await;
     // The watchdog is also served during the linger.
-    listen(&mut heard, "WATCHDOG=1").await;
+    listen(&mut received, "WATCHDOG=1").await;
     assert_eq!(api.exit_code().await, Some(0));
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -213,9 +213,9 @@ async fn a_slow_request_finishes_after_sigterm_and_the_exit_is_clean() {
     let mut slow = raw::connect(&url).await;
     slow.write_all(head.as_bytes()).await.unwrap();
     // The server asks for the body, so the request is in its handler.
-    let mut asked = [0; 25];
-    slow.read_exact(&mut asked).await.unwrap();
-    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut interim = [0; 25];
+    slow.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     slow.write_all(&body.as_bytes()[..10]).await.unwrap();
     api.signal(Signal::SIGTERM);
     api.logged("SIGTERM: stopping").await;
@@ -245,7 +245,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_told() {
+async fn a_taken_address_is_reported() {
     let database = TestDatabase::create().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -69,10 +69,10 @@ async fn start(interval: Duration, rounds: Vec<Result<Progress>>) -> Running {
 impl Running {
     /// Time until the next event, which is a round.
     async fn next_round(&mut self) -> Duration {
-        let asked = Instant::now();
+        let began = Instant::now();
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await.unwrap();
         assert_eq!(event, Some("round"));
-        asked.elapsed()
+        began.elapsed()
     }
 }
 
@@ -98,7 +98,7 @@ async fn rounds_follow_each_other_while_there_is_more_and_then_wait_for_a_notifi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_rounds_are_retried_ever_later_and_never_before_the_interval() {
+async fn failed_rounds_are_retried_at_growing_intervals_and_never_before_the_interval() {
     let mut running = start(INTERVAL, vec![failure(), failure(), failure(), Ok(Progress::Idle)]).await;
     running.next_round().await;
     for doubled in [INTERVAL, INTERVAL * 2, INTERVAL * 4] {

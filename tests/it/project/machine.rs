@@ -37,7 +37,7 @@ fn program(folder: &Path, name: &str, script: &str) {
 }
 
 #[test]
-fn what_is_mounted_in_an_image_keeps_its_time_and_ends_no_bake() {
+fn mounts_in_an_image_keep_their_times_and_end_no_bake() {
     let scratch = Scratch::new();
     // As a bake finds it: the kernel's folders are read-only, and as old as the boot.
     let script = r#"
@@ -60,10 +60,10 @@ fn what_is_mounted_in_an_image_keeps_its_time_and_ends_no_bake() {
         stat --format '%n %Y' image/sys image/sys/below
     "#;
     let root = if geteuid().is_root() { "--mount" } else { "--map-root-user" };
-    let told = run(&mut shell(&["unshare", "--mount", root], script, &[scratch.path().to_str().unwrap()]));
+    let found = run(&mut shell(&["unshare", "--mount", root], script, &[scratch.path().to_str().unwrap()]));
     let expected = "image/old 1000000000\nimage/young 1500000000\nimage/link 1500000000\nimage 1500000000\n\
                     image/sys 1500000000\nimage/sys/below 1500000000\n";
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn the_build_server_tests_the_commit_as_one_that_is_older_than_the_boot() {
     let output = server.output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(2), "make's own code for a recipe that failed: {said}");
-    let told = String::from_utf8(output.stdout).unwrap();
-    let [committed, commit, target] = told.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let [committed, commit, target] = printed.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
     assert_eq!((committed, target), ("committed", "/somewhere/else"), "{said}");
     let made_at: u64 = commit.strip_prefix("second by Anna at ").expect("one commit").parse().unwrap();
     let stat = std::fs::read_to_string("/proc/stat").unwrap();
@@ -120,8 +120,8 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
     // As a user's PATH on Debian.
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", stubs.display());
     let bake = shell(&[], "packer/local/bake.sh work amd64 bases", &[]).env("PATH", &path).output().unwrap();
-    let asked = String::from_utf8(bake.stdout).unwrap();
-    let given = asked.lines().find_map(|line| line.strip_prefix("PATH=")).expect("sudo gets a PATH");
+    let printed = String::from_utf8(bake.stdout).unwrap();
+    let given = printed.lines().find_map(|line| line.strip_prefix("PATH=")).expect("sudo gets a PATH");
     let folders: Vec<&str> = given.split(':').collect();
     for folder in [stubs.to_str().unwrap(), "/usr/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"] {
         assert!(folders.contains(&folder), "{folder} is missing in {given}");
@@ -135,7 +135,7 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
 }
 
 #[test]
-fn rust_is_looked_for_before_anything_is_installed() {
+fn rust_is_searched_for_before_anything_is_installed() {
     let scratch = Scratch::new();
     let (stubs, old) = (scratch.path().join("bin"), scratch.path().join("old"));
     for name in ["apt-get", "sudo"] {
@@ -169,7 +169,7 @@ fn describe(wrapper: &[&str], path: &str, more: &str) -> Output {
 }
 
 #[test]
-fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
+fn skipped_checks_are_reported_at_the_start() {
     let scratch = Scratch::new();
     let usual = "/usr/bin:/bin:/usr/sbin:/sbin";
     // Neither root nor sudo.

@@ -4,7 +4,7 @@
 use salebell::telemetry::table::{CloudWatch, METRICS, MetricKind};
 
 #[test]
-fn what_goes_to_cloudwatch_can() {
+fn metrics_sent_to_cloudwatch_fit_its_format() {
     for metric in METRICS {
         let CloudWatch::By(labels) = metric.cloudwatch else { continue };
         assert!(labels.iter().all(|label| metric.labels.contains(label)), "{}", metric.name);

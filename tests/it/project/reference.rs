@@ -37,7 +37,7 @@ fn every_setting_of_the_table_is_read() {
     let problems = Config::load(None, environment).expect_err("1 is no value of server.listen").to_string();
     assert!(problems.contains("server.listen"), "{problems}");
     assert!(!problems.contains("is unknown"), "{problems}");
-    // With its defaults alone, the configuration lacks only a database.
+    // With only its defaults, the configuration lacks only a database.
     let problems = Config::load(None, []).unwrap_err().0;
     assert!(matches!(&problems[..], [one] if one.starts_with("database.url ")), "{problems:?}");
 }

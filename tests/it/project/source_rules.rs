@@ -285,7 +285,7 @@ const OF_ONE_VERSION: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
+fn modules_that_call_programs_of_the_machine_are_also_tested_on_the_debian_of_the_image() {
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside-tools.txt");
     let listed = fs::read_to_string(list).unwrap();
     let modules = test_modules();
@@ -319,7 +319,7 @@ fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
 }
 
 #[test]
-fn tests_that_boot_or_mount_are_named_as_root_s() {
+fn tests_that_boot_or_mount_are_listed_as_needing_root() {
     let script = fs::read_to_string("scripts/lib/describe-machine.sh").unwrap();
     let named = |begin: &str| -> Vec<&str> {
         let line = script.lines().find_map(|line| line.trim().strip_prefix(begin)).unwrap();

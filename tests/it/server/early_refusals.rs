@@ -53,7 +53,7 @@ async fn pour(url: &str, head: &str) -> (String, usize, Duration) {
 }
 
 #[tokio::test]
-async fn we_read_on_for_some_bytes_and_not_for_ever() {
+async fn the_server_reads_on_for_a_limited_number_of_bytes() {
     for tls in [PLAIN, MINTED] {
         let app = TestApp::builder().settings(&[tls]).spawn().await;
         let refused = "POST /v1/prices HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n";
@@ -75,7 +75,7 @@ async fn we_read_on_for_some_bytes_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn one_that_sends_no_more_is_left_after_a_moment() {
+async fn a_client_that_sends_nothing_more_is_left_after_a_moment() {
     let app = TestApp::spawn().await;
     let mut stream = raw::connect(&app.url).await;
     let head = "POST /v1/prices HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\nContent-Length: 99999\r\n\r\n";

@@ -49,7 +49,7 @@ async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_leaves_it_serving() {
+async fn an_unavailable_database_leaves_it_serving() {
     let app = TestApp::builder()
         .settings(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")])
         .spawn()
@@ -59,15 +59,15 @@ async fn a_database_that_is_away_leaves_it_serving() {
 }
 
 #[tokio::test]
-async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
+async fn reflection_lists_all_services_and_no_other_answers() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
-    let told = client.ask("reflect", json!({})).await;
+    let answer = client.ask("reflect", json!({})).await;
     let mut services: Vec<&str> =
         METHODS.iter().map(|method| method.path.split('/').nth(1).unwrap()).collect();
     services.sort();
     services.dedup();
-    assert_eq!(told, json!({"services": services, "methods": ["Check", "Watch"]}));
+    assert_eq!(answer, json!({"services": services, "methods": ["Check", "Watch"]}));
     for path in [
         "/salebell.v1.Prices/Report",
         "/grpc.health.v1.Health/List",
@@ -86,27 +86,27 @@ async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
 }
 
 #[tokio::test]
-async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
+async fn a_watch_receives_the_change_on_sigterm_before_the_listener_closes() {
     let app = TestApp::spawn().await;
     let settings = [MINTED, ("SALEBELL_SERVER__LINGER_S", "8"), ("SALEBELL_SERVER__DRAIN_S", "60")];
     let mut api = start(&app, "api", &settings);
     let url = api.logged("gRPC on ").await;
     let mut watching = Client::start(&url);
-    let mut asking = Client::start_as(&url, Some("ELB-HealthChecker/2.0"));
+    let mut client = Client::start_as(&url, Some("ELB-HealthChecker/2.0"));
     assert_eq!(watching.ask("watch", json!({})).await, json!({"status": "SERVING"}));
-    assert_eq!(asking.check("").await, "SERVING");
+    assert_eq!(client.check("").await, "SERVING");
     api.signal(Signal::SIGTERM);
     let begin = Instant::now();
     assert_eq!(watching.next().await, json!({"status": "NOT_SERVING"}));
     assert!(begin.elapsed() < Duration::from_secs(6), "it waits for the end");
     // During the linger, a program reads the answer and a load balancer reads the code.
     assert_eq!(watching.check("").await, "NOT_SERVING");
-    assert_eq!(asking.check("").await, "UNAVAILABLE");
-    assert_eq!(asking.check("what").await, "NOT_FOUND");
+    assert_eq!(client.check("").await, "UNAVAILABLE");
+    assert_eq!(client.check("what").await, "NOT_FOUND");
     let listening = connect(url.trim_start_matches("https://"), &["h2"]).await;
     assert!(listening.is_ok(), "the listener is there while it lingers");
     drop(listening);
-    assert!(begin.elapsed() < Duration::from_secs(8), "too slow to tell");
+    assert!(begin.elapsed() < Duration::from_secs(8), "too slow for a conclusion");
     let end = watching.next().await;
     assert_eq!((&end["code"], &end["details"]), (&json!("UNAVAILABLE"), &json!("The process is stopping.")));
     // Open streams have not delayed the shutdown.
@@ -155,7 +155,7 @@ fn begin_call(path: &'static str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
+async fn at_the_end_connections_receive_goaway_and_streams_their_code() {
     let settings = [MINTED, ("SALEBELL_SERVER__DRAIN_S", "60"), ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")];
     let app = TestApp::builder().settings(&settings).spawn().await;
     let url = serve(&app).await;
@@ -220,7 +220,7 @@ async fn a_connection_may_idle_for_its_time_and_a_stream_for_longer() {
 }
 
 #[tokio::test]
-async fn who_speaks_no_http2_is_refused() {
+async fn clients_without_http2_are_refused() {
     let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
@@ -293,7 +293,7 @@ async fn a_deadline_is_obeyed_whatever_the_client_does() {
 }
 
 #[tokio::test]
-async fn what_is_no_grpc_hears_so_in_http() {
+async fn requests_that_are_not_grpc_are_refused_in_http() {
     let app = TestApp::spawn().await;
     let url = serve(&app).await;
     for media in ["application/json", "application/grpc-web+proto", "text/plain"] {
@@ -317,9 +317,9 @@ async fn what_is_no_grpc_hears_so_in_http() {
 async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
-    let told = client.ask("watch_many", json!({"count": 103, "connections": 3})).await;
-    assert_eq!((&told["answered"], &told["refused"]), (&json!(100), &json!(3)), "{told}");
-    assert_eq!(told["refusal"]["code"], "RESOURCE_EXHAUSTED", "{told}");
+    let answer = client.ask("watch_many", json!({"count": 103, "connections": 3})).await;
+    assert_eq!((&answer["answered"], &answer["refused"]), (&json!(100), &json!(3)), "{answer}");
+    assert_eq!(answer["refusal"]["code"], "RESOURCE_EXHAUSTED", "{answer}");
     assert_eq!(client.check("").await, "SERVING");
     assert_eq!(client.ask("leave_one", json!({})).await["left"], 99);
     // A place becomes free once the server has noticed that a client has disconnected.
@@ -332,7 +332,7 @@ async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_and_logged_by_their_method_alone() {
+async fn calls_are_counted_and_logged_by_their_method_only() {
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
     let (url, metrics) = (api.logged("gRPC on ").await, api.logged("metrics on ").await);
@@ -363,7 +363,7 @@ async fn calls_are_counted_and_logged_by_their_method_alone() {
     for secret in ["hunter2", "hunter3", "hunter4"] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
-    assert!(!log.contains("Check Ok"), "nobody wants to read that: {log}");
+    assert!(!log.contains("Check Ok"), "a check is not worth a line: {log}");
 }
 
 #[tokio::test]

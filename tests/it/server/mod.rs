@@ -2,7 +2,7 @@
 
 mod early_refusals;
 mod grpc;
-mod patience;
 mod smuggling;
 pub mod smuggling_http2;
+mod timeouts;
 mod tls;

@@ -73,7 +73,7 @@ fn with_header(lines: &str) -> String {
 }
 
 #[tokio::test]
-async fn two_lengths_and_lengths_that_are_none_are_refused() {
+async fn two_lengths_and_invalid_lengths_are_refused() {
     let length = SMUGGLED.len();
     let cases = [
         ("two lengths", format!("Content-Length: 0\r\nContent-Length: {length}")),
@@ -174,7 +174,7 @@ async fn broken_chunks_end_the_connection() {
 }
 
 #[tokio::test]
-async fn heads_that_are_no_heads_are_refused() {
+async fn invalid_heads_are_refused() {
     let get = |line: &str, lines: &str| format!("{line}\r\n{lines}\r\n\r\n{SMUGGLED}");
     let one = "GET /seen/one HTTP/1.1";
     let cases = [
@@ -228,7 +228,7 @@ async fn heads_that_are_no_heads_are_refused() {
 }
 
 #[tokio::test]
-async fn what_http_lets_stand_is_read_by_one_rule() {
+async fn ambiguities_that_http_permits_are_read_by_one_rule() {
     let chunked = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
     let length = format!("Content-Length: {}", SMUGGLED.len());
     let post = |lines: &str, body: &str| with_header(lines) + body;
@@ -247,7 +247,7 @@ async fn what_http_lets_stand_is_read_by_one_rule() {
             &empty,
         ),
         (
-            "an upgrade to HTTP/2 is not heard",
+            "an upgrade to HTTP/2 is ignored",
             post(
                 &format!(
                     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA\r\n{length}"

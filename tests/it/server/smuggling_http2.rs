@@ -74,7 +74,7 @@ fn replaced(name: &str, value: &'static str) -> Vec<(&'static str, &'static str)
 }
 
 #[tokio::test]
-async fn heads_that_http1_would_read_otherwise_are_refused() {
+async fn heads_that_http1_would_read_differently_are_refused() {
     let (app, seen) = spawn(&[MINTED]).await;
     let good = outcome(&app, &[frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&GOOD))]).await;
     assert_eq!((good, seen.lock().unwrap().drain(..).count()), (HEADERS, 1), "a good one is answered");
@@ -124,7 +124,7 @@ async fn heads_that_http1_would_read_otherwise_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_length_than_said_is_refused() {
+async fn a_body_of_another_length_than_announced_is_refused() {
     let (app, seen) = spawn(&[MINTED]).await;
     for (said, sent) in [("3", "hello"), ("10", "hello"), ("0", "hello"), ("5", "")] {
         let head = frame(HEADERS, END_HEADERS, 1, &block(&with(&[("content-length", said)])));

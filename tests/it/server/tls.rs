@@ -47,14 +47,14 @@ async fn a_minted_certificate_serves_http1_and_http2_by_alpn() {
 }
 
 /// Connects with OpenSSL (tests/clients/tls.py) and returns what client and app have agreed on.
-async fn openssl(app: &TestApp, mut asked: Value) -> Value {
-    asked["address"] = address(app).into();
+async fn openssl(app: &TestApp, mut task: Value) -> Value {
+    task["address"] = address(app).into();
     let mut command = Command::new(std::env::var("SALEBELL_TEST_PYTHON").expect("`make test` sets it"));
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/tls.py")).kill_on_drop(true);
     let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).await.unwrap();
+    client.stdin.take().unwrap().write_all(task.to_string().as_bytes()).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), client.wait_with_output()).await.unwrap();
-    serde_json::from_slice(&ended.unwrap().stdout).unwrap_or_else(|_| panic!("no answer to {asked}"))
+    serde_json::from_slice(&ended.unwrap().stdout).unwrap_or_else(|_| panic!("no answer to {task}"))
 }
 
 /// DER bytes of a certificate in PEM.
@@ -76,8 +76,8 @@ async fn openssl_agrees_on_tls_1_2_and_1_3_and_on_nothing_older() {
     }
     // No static RSA, no CBC, no 3DES.
     for weak in ["AES128-SHA", "ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES128-SHA256"] {
-        let asked = json!({"version": "TLSv1_2", "ciphers": format!("{weak}:@SECLEVEL=0")});
-        let agreed = openssl(&app, asked).await;
+        let task = json!({"version": "TLSv1_2", "ciphers": format!("{weak}:@SECLEVEL=0")});
+        let agreed = openssl(&app, task).await;
         assert!(agreed["refused"].is_string(), "{weak}: {agreed}");
     }
 }
@@ -125,7 +125,7 @@ async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_d
 }
 
 #[tokio::test]
-async fn plain_http_hears_that_it_is_the_wrong_port() {
+async fn plain_http_on_the_tls_port_is_answered_with_an_explanation() {
     let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let plain = app.url.replace("https", "http");
     let answer = raw::exchange(&plain, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -143,7 +143,7 @@ async fn plain_http_hears_that_it_is_the_wrong_port() {
 }
 
 #[tokio::test]
-async fn who_drags_out_a_handshake_is_dropped_and_delays_nobody() {
+async fn a_client_that_drags_out_a_handshake_is_dropped_and_delays_no_other() {
     let app =
         TestApp::builder().settings(&[MINTED, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")]).spawn().await;
     let plain = app.url.replace("https", "http");
@@ -165,12 +165,12 @@ async fn who_drags_out_a_handshake_is_dropped_and_delays_nobody() {
 
 #[tokio::test]
 async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
-    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let held = {
-        let (asked, release) = (asked.clone(), release.clone());
+        let (begun, release) = (begun.clone(), release.clone());
         move |app| {
             let handler = || async move {
-                asked.notify_one();
+                begun.notify_one();
                 release.notified().await;
                 "done"
             };
@@ -184,7 +184,7 @@ async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
     let mut idle = raw::open(&app.url).await;
     // Over HTTP/2, whose connection gets a GOAWAY and finishes its requests first.
     let request = tokio::spawn(app.get("/held").send());
-    asked.notified().await;
+    begun.notified().await;
     app.state.stopping.cancel();
     assert_eq!(raw::read_to_end(&mut shaking).await, b"");
     assert_eq!(raw::read_to_end(&mut idle).await, b"");
@@ -221,7 +221,7 @@ fn make_files(folder: &Scratch, name: &str) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn a_certificate_of_ones_own_is_read_from_files_and_what_is_wrong_with_it_is_told() {
+async fn a_certificate_is_read_from_files_and_its_faults_are_reported() {
     let folder = Scratch::new();
     let (one, other) = (make_files(&folder, "one"), make_files(&folder, "other"));
     let files = |certificate, key| {

@@ -67,19 +67,19 @@ impl Namespace {
     fn new() -> Namespace {
         let (jobs, todo) = mpsc::channel::<Job>();
         let namespace = Namespace(jobs);
-        let (told, hear) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
-            told.send(unshare(CloneFlags::CLONE_NEWNET)).unwrap();
+            sender.send(unshare(CloneFlags::CLONE_NEWNET)).unwrap();
             todo.into_iter().for_each(|job| job());
         });
-        hear.recv().unwrap().expect("a network namespace can be made: CAP_SYS_ADMIN");
+        receiver.recv().unwrap().expect("a network namespace can be made: CAP_SYS_ADMIN");
         namespace
     }
 
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (told, hear) = mpsc::channel();
-        self.0.send(Box::new(move || drop(told.send(job())))).unwrap();
-        hear.recv().expect("the job did not panic")
+        let (sender, receiver) = mpsc::channel();
+        self.0.send(Box::new(move || drop(sender.send(job())))).unwrap();
+        receiver.recv().expect("the job did not panic")
     }
 
     fn ip(&self, arguments: &str) {
@@ -206,7 +206,7 @@ impl Surroundings {
         self.launch_with(number, &[])
     }
 
-    /// The same with additional files below /etc.
+    /// Launches an instance with additional files below /etc.
     pub fn launch_with(&self, number: u8, files: &[(&str, &str)]) -> Instance {
         let (id, address) = (format!("i-{number:08x}"), Ipv4Addr::new(10, 77, 0, number));
         self.ec2.launch_at(&id, IpAddr::V4(address));

@@ -47,7 +47,7 @@ impl Binary {
         Binary::start_program_under(wrapper, SALEBELL, arguments, settings)
     }
 
-    /// The same with another program than `salebell`.
+    /// Starts a program other than `salebell` through such a wrapper.
     pub fn start_program_under(
         wrapper: &[&str],
         program: &str,

@@ -67,7 +67,7 @@ impl Queues {
         Queues { topic, queue, dead, endpoint: emulator().await }
     }
 
-    /// The same for a separate process, with its credentials.
+    /// Settings for a separate process, with its credentials.
     pub fn settings_of_a_process(&self) -> Vec<(&'static str, String)> {
         let who = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
         let who = who.map(|name| (name, std::env::var(name).unwrap()));

@@ -31,7 +31,7 @@ impl Client {
         Client::start_as(url, None)
     }
 
-    /// The same with a user agent.
+    /// Starts a client with a user agent.
     pub fn start_as(url: &str, user_agent: Option<&str>) -> Client {
         let python = std::env::var("SALEBELL_TEST_PYTHON")
             .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
@@ -59,14 +59,14 @@ impl Client {
     /// Status that a check returns, or the code of its refusal.
     pub async fn check(&mut self, service: &str) -> String {
         let answer = self.ask("check", json!({"service": service})).await;
-        let told = answer.get("status").or(answer.get("code"));
-        told.and_then(Value::as_str).expect("a status or a code").to_owned()
+        let status = answer.get("status").or(answer.get("code"));
+        status.and_then(Value::as_str).expect("a status or a code").to_owned()
     }
 
     /// Next result.
     pub async fn next(&mut self) -> Value {
         let line = tokio::time::timeout(Duration::from_secs(40), self.answers.next_line());
-        let line = line.await.expect("it tells something").unwrap().expect("it goes on");
+        let line = line.await.expect("it prints a line").unwrap().expect("it still runs");
         serde_json::from_str(&line).unwrap()
     }
 }

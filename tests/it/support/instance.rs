@@ -142,10 +142,10 @@ impl<'a> Api<'a> {
 
     /// Number of durable bytes, queried without interrupting the upload.
     pub async fn stored(&self, path: &str) -> usize {
-        let look =
+        let response =
             self.app.client.get(self.url_for(path)).bearer_auth(&self.user.token).send().await.unwrap();
-        assert_eq!(look.status(), 200, "{}", self.binary.log());
-        let file: serde_json::Value = look.json().await.unwrap();
+        assert_eq!(response.status(), 200, "{}", self.binary.log());
+        let file: serde_json::Value = response.json().await.unwrap();
         file["offset"].as_u64().unwrap().try_into().unwrap()
     }
 
@@ -157,8 +157,8 @@ impl<'a> Api<'a> {
         stream
     }
 
-    /// The same, once the API asks for these bytes.
-    pub async fn asks_for_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
+    /// Sends the head of such a PATCH, and returns once the API asks for the bytes.
+    pub async fn begin_requested_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
         raw::begin(&self.url, &head_of_patch(&self.user.token, path, offset, length)).await
     }
 

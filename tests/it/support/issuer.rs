@@ -82,7 +82,7 @@ impl SigningKey {
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The same with padding, as an AWS load balancer writes it: the signature covers the padded text.
+    /// A token with padding, as an AWS load balancer writes it: the signature covers the padded text.
     pub fn padded_token(&self, header: &Value, claims: &Value) -> String {
         // An additional space makes the part need padding, whatever its content.
         let part = |value: &Value| {
@@ -128,11 +128,11 @@ pub fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-/// Answer of the key set's URL, and the number of its requests.
+/// A server of the key set: its current answer, and the number of requests it has received.
 #[derive(Clone, Default)]
 pub struct KeyServer {
     answer: Arc<Mutex<(u16, String)>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     pub url: String,
 }
 
@@ -156,13 +156,13 @@ impl KeyServer {
         self.answer(200, json!({"keys": keys}).to_string());
     }
 
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 }
 
 async fn respond(State(server): State<KeyServer>) -> Response {
-    server.asked.fetch_add(1, Ordering::SeqCst);
+    server.requests.fetch_add(1, Ordering::SeqCst);
     let (status, body) = server.answer.lock().unwrap().clone();
     // A redirect that must not be followed leads back to this server.
     let location = [("location", server.url.clone())];

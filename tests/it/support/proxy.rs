@@ -61,7 +61,7 @@ impl Proxy {
         Proxy::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
     }
 
-    /// The same, on an existing listener.
+    /// Starts in front of `host:port`, on an existing listener.
     pub fn on(listener: TcpListener, target: String) -> Proxy {
         let port = listener.local_addr().unwrap().port();
         let (mode, _) = watch::channel(Mode::Open);

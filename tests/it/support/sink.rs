@@ -88,7 +88,7 @@ impl Sink {
         self.state.received.lock().unwrap().iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// Most requests for a path that were in flight at once.
+    /// Maximum number of requests for a path that were in flight at once.
     pub fn most_in_flight(&self, path: &str) -> usize {
         self.state.in_flight.lock().unwrap().get(path).map_or(0, |(_, most)| *most)
     }
@@ -138,8 +138,8 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
         }
         state.received.lock().unwrap().push(request);
         state.news.notify_waiters();
-        let goes_on = answer(&mut stream, behaviour, &path, state).await;
-        if !goes_on? {
+        let stays_open = answer(&mut stream, behaviour, &path, state).await;
+        if !stays_open? {
             break;
         }
     }
@@ -165,7 +165,7 @@ async fn answer(
             (204, "", "")
         }
         Some(Behaviour::Hang) => {
-            // Until the other side gives up.
+            // Until the client closes the connection.
             let _ = stream.read_u8().await;
             answered(state, path);
             return Ok(false);

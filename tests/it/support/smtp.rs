@@ -12,7 +12,7 @@ use super::scratch::Scratch;
 
 pub struct MailServer {
     pub port: u16,
-    told: Arc<Mutex<Vec<Value>>>,
+    received: Arc<Mutex<Vec<Value>>>,
     folder: Scratch,
     _child: Child,
 }
@@ -32,14 +32,14 @@ impl MailServer {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let port = next(&mut lines).await.expect("it starts")["port"].as_u64().unwrap();
-        let told = Arc::<Mutex<Vec<Value>>>::default();
-        let into = told.clone();
+        let received = Arc::<Mutex<Vec<Value>>>::default();
+        let into = received.clone();
         tokio::spawn(async move {
             while let Some(line) = next(&mut lines).await {
                 into.lock().unwrap().push(line);
             }
         });
-        MailServer { port: port as u16, told, folder, _child: child }
+        MailServer { port: port as u16, received, folder, _child: child }
     }
 
     /// Its address, without a password.
@@ -53,20 +53,20 @@ impl MailServer {
     }
 
     /// Its reports so far: mails, and recipients that it has refused.
-    pub fn told(&self) -> Vec<Value> {
-        self.told.lock().unwrap().clone()
+    pub fn received(&self) -> Vec<Value> {
+        self.received.lock().unwrap().clone()
     }
 
-    /// The same, once there are `count` reports.
+    /// Waits for `count` reports; returns all so far.
     pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         for _ in 0..3000 {
-            let told = self.told();
-            if told.len() >= count {
-                return told;
+            let received = self.received();
+            if received.len() >= count {
+                return received;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{} and not {count} came: {:?}", self.told().len(), self.told());
+        panic!("{} and not {count} came: {:?}", self.received().len(), self.received());
     }
 }
 

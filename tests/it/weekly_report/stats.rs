@@ -90,7 +90,7 @@ fn weeks(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn what_an_account_does_is_counted_for_it_and_for_the_service() {
+async fn use_by_an_account_is_counted_for_it_and_for_the_service() {
     let app = spawn().await;
     let sink = crate::support::sink::Sink::start().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &["operator"]).await);
@@ -186,7 +186,7 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_counted_now_is_counted_later_and_holds_nobody_up() {
+async fn use_that_cannot_be_counted_now_is_counted_later_without_delaying_requests() {
     let app = spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = upload(&app, &anna, "12345").await + "/content";
@@ -241,7 +241,7 @@ async fn weeks_that_were_missed_are_caught_up_though_their_sources_are_gone() {
 }
 
 #[tokio::test]
-async fn two_workers_at_once_compute_once_and_again_gives_the_same() {
+async fn two_workers_at_once_compute_once_and_repetition_gives_the_same() {
     let app = spawn().await;
     let anna = app.user("anna", &["operator"]).await;
     upload(&app, &anna, "bytes").await;
@@ -275,7 +275,7 @@ async fn two_workers_at_once_compute_once_and_again_gives_the_same() {
     upload(&app, &anna, "more").await;
     app.clock.advance(TimeDelta::minutes(61));
     schedule::step(&app.state).await.unwrap();
-    assert_eq!(app.see(&anna, OWN).await["items"][0]["uploaded_bytes"], 9, "the running week goes on");
+    assert_eq!(app.see(&anna, OWN).await["items"][0]["uploaded_bytes"], 9, "the current week continues");
 }
 
 #[tokio::test]
@@ -326,7 +326,7 @@ async fn a_week_settles_a_week_after_its_end_and_keeps_its_watches() {
 }
 
 #[tokio::test]
-async fn an_account_that_goes_takes_nothing_out_of_the_totals() {
+async fn a_deleted_account_takes_nothing_out_of_the_totals() {
     let app = spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &["operator"]).await);
     upload(&app, &anna, "bytes").await;
@@ -349,7 +349,7 @@ async fn an_account_that_goes_takes_nothing_out_of_the_totals() {
 }
 
 #[tokio::test]
-async fn strangers_see_their_own_and_operators_see_all() {
+async fn accounts_see_their_own_statistics_and_operators_see_all() {
     let app = spawn().await;
     let (anna, ben) =
         (app.user("anna", &["prices:write", "catalogue:write"]).await, app.user("ben", &["operator"]).await);
@@ -361,8 +361,8 @@ async fn strangers_see_their_own_and_operators_see_all() {
     statistics::compute_due(&app.state).await.unwrap();
     assert_eq!(app.call(&anna, Method::GET, ALL, Value::Null).await.status, 403);
     assert_eq!(app.see(&ben, OWN).await["items"][0]["uploads"], 0);
-    let asked = format!("{OWN}?account={}", anna.account);
-    assert_eq!(app.call(&ben, Method::GET, &asked, Value::Null).await.status, 400);
+    let path = format!("{OWN}?account={}", anna.account);
+    assert_eq!(app.call(&ben, Method::GET, &path, Value::Null).await.status, 400);
 
     let of_anna = app.see(&ben, &format!("{ALL}?account={}", anna.account)).await;
     assert_eq!(
@@ -516,7 +516,7 @@ async fn the_report_shows_twelve_weeks_and_loads_nothing() {
 }
 
 #[tokio::test]
-async fn statistics_are_shown_and_recomputed_by_hand() {
+async fn statistics_are_shown_and_recomputed_by_command() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     upload(&app, &anna, "bytes").await;

@@ -123,11 +123,11 @@ async fn the_report_arrives_whole_and_once() {
     app.clock.advance(TimeDelta::days(1));
     schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
-    assert_eq!(server.told().len(), 1);
+    assert_eq!(server.received().len(), 1);
     // The next mail covers the next week and compares it with this one.
     app.clock.advance(TimeDelta::weeks(1));
     mail_all(&app).await;
-    assert_eq!(server.told().len(), 1, "the next week has not been computed yet");
+    assert_eq!(server.received().len(), 1, "the next week has not been computed yet");
     schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
     let second = server.wait_for(2).await.remove(1);
@@ -136,7 +136,7 @@ async fn the_report_arrives_whole_and_once() {
 }
 
 #[tokio::test]
-async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
+async fn only_the_newest_week_is_mailed_and_only_to_the_configured_addresses() {
     let server = MailServer::start(json!({"rcpt": ["451 later"]})).await;
     let app = spawn_for(&server, &[]).await;
     app.clock.advance(TimeDelta::weeks(5));
@@ -156,16 +156,16 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
     };
     app.clock.advance(TimeDelta::hours(1));
     mail_all(&beside("ben@example.com").await).await;
-    let told = server.wait_for(2).await;
-    assert_eq!(told[0], json!({"refused": "anna@example.com"}));
-    assert_eq!(told[1]["rcpt_to"], json!(["ben@example.com"]));
-    assert_eq!(told[1]["headers"]["Subject"], format!("Salebell: weekly report {}", week(&app)));
+    let received = server.wait_for(2).await;
+    assert_eq!(received[0], json!({"refused": "anna@example.com"}));
+    assert_eq!(received[1]["rcpt_to"], json!(["ben@example.com"]));
+    assert_eq!(received[1]["headers"]["Subject"], format!("Salebell: weekly report {}", week(&app)));
     // The first recipient is configured again: old weeks are not sent.
     app.clock.advance(TimeDelta::weeks(2));
     mail_all(&beside("anna@example.com").await).await;
     let row = rows(&app).await.remove(0);
     assert_eq!((row.recipient.as_str(), row.state.as_str(), row.tries), ("anna@example.com", "failed", 1));
-    assert_eq!(server.told().len(), 2);
+    assert_eq!(server.received().len(), 2);
 }
 
 #[tokio::test]
@@ -177,13 +177,13 @@ async fn several_workers_at_once_send_one() {
         step.unwrap();
     }
     mail_all(&app).await;
-    let mut to: Vec<String> = server.told().iter().map(|mail| mail["rcpt_to"].to_string()).collect();
+    let mut to: Vec<String> = server.received().iter().map(|mail| mail["rcpt_to"].to_string()).collect();
     to.sort();
     assert_eq!(to, ["[\"a@example.com\"]", "[\"b@example.com\"]"]);
 }
 
 #[tokio::test]
-async fn a_password_goes_over_an_encrypted_connection_alone() {
+async fn a_password_is_sent_over_an_encrypted_connection_only() {
     for scheme in ["smtp", "smtps"] {
         let options = json!({"starttls": scheme == "smtp", "smtps": scheme == "smtps", "user": "us er", "password": PASSWORD});
         let server = MailServer::start(options).await;
@@ -201,17 +201,17 @@ async fn a_password_goes_over_an_encrypted_connection_alone() {
 }
 
 #[tokio::test]
-async fn what_an_operator_can_mend_is_tried_again() {
+async fn failures_that_an_operator_can_repair_are_retried() {
     let encrypted = MailServer::start(json!({"starttls": true, "user": "bell", "password": "right"})).await;
     let plain = MailServer::start(json!({"user": "bell", "password": PASSWORD})).await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let unused_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let with_password = |port: u16| format!("smtp://bell:hunter2%2B%26%25%C3%A9@127.0.0.1:{port}");
     for (url, ca, reason) in [
         (with_password(encrypted.port), encrypted.ca(), "535"),
         (with_password(encrypted.port), String::new(), "certificate"),
         (with_password(encrypted.port), "/nowhere/ca.pem".to_owned(), "email.ca_file /nowhere/ca.pem"),
         (with_password(plain.port), String::new(), "offers no STARTTLS"),
-        (format!("smtp://127.0.0.1:{nobody}"), String::new(), "nothing listens at the mail server"),
+        (format!("smtp://127.0.0.1:{unused_port}"), String::new(), "nothing listens at the mail server"),
         ("smtp://nowhere.invalid".to_owned(), String::new(), "lookup address"),
     ] {
         let mut settings = vec![("SALEBELL_EMAIL__SMTP_URL", url.as_str())];
@@ -224,8 +224,8 @@ async fn what_an_operator_can_mend_is_tried_again() {
         assert!(error.contains(reason), "{reason} is not in {error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    assert_eq!(plain.told(), Vec::<Value>::new());
-    assert_eq!(encrypted.told(), Vec::<Value>::new());
+    assert_eq!(plain.received(), Vec::<Value>::new());
+    assert_eq!(encrypted.received(), Vec::<Value>::new());
 
     // A server that demands a log-in only after it has seen the recipient.
     let server = MailServer::start(json!({"rcpt": ["530 5.7.0 Authentication required"]})).await;
@@ -282,13 +282,13 @@ async fn a_mailbox_beyond_ascii_is_never_taken_for_another() {
                 error.contains("letters beyond ASCII before the @") && error.contains("SMTPUTF8"),
                 "{error}"
             );
-            assert_eq!(server.told(), Vec::<Value>::new());
+            assert_eq!(server.received(), Vec::<Value>::new());
         }
     }
 }
 
 #[tokio::test]
-async fn a_transient_refusal_is_tried_again_under_the_same_id() {
+async fn a_transient_refusal_is_retried_under_the_same_id() {
     let server = MailServer::start(json!({"data": ["451 4.3.0 try later", "421 4.3.2 closing"]})).await;
     let app = spawn_for(&server, &[]).await;
     for (tries, wait) in [(1, TimeDelta::seconds(7)), (2, TimeDelta::minutes(7))] {
@@ -300,12 +300,9 @@ async fn a_transient_refusal_is_tried_again_under_the_same_id() {
     mail_all(&app).await;
     let row = rows(&app).await.remove(0);
     assert_eq!((row.state.as_str(), row.tries), ("sent", 3), "{row:?}");
-    let told = server.wait_for(3).await;
-    assert!(
-        told.iter()
-            .all(|mail| id_of(mail) == id_of(&told[0])
-                && mail["headers"]["Date"] == told[0]["headers"]["Date"])
-    );
+    let received = server.wait_for(3).await;
+    assert!(received.iter().all(|mail| id_of(mail) == id_of(&received[0])
+        && mail["headers"]["Date"] == received[0]["headers"]["Date"]));
 }
 
 #[tokio::test]
@@ -323,7 +320,7 @@ async fn after_ten_tries_it_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting() {
+async fn a_permanent_refusal_is_given_up_and_shown_without_delaying_other_mails() {
     let server = MailServer::start(json!({"rcpt": ["550 5.1.1 <anna@example.com> is unknown"]})).await;
     let to = ("SALEBELL_STATS__MAIL_TO", "anna@example.com,ben@example.com");
     let app = spawn_for(&server, &[to]).await;
@@ -332,7 +329,7 @@ async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting
     let states: Vec<_> =
         rows.iter().map(|row| (row.recipient.as_str(), row.state.as_str(), row.tries)).collect();
     let mut refused =
-        server.told().into_iter().filter_map(|told| told["refused"].as_str().map(str::to_owned));
+        server.received().into_iter().filter_map(|received| received["refused"].as_str().map(str::to_owned));
     let refused = refused.next().unwrap();
     for (recipient, state, tries) in states {
         let expected = if recipient == refused { "failed" } else { "sent" };
@@ -340,7 +337,7 @@ async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting
     }
     app.clock.advance(TimeDelta::days(1));
     mail_all(&app).await;
-    assert_eq!(server.told().len(), 2);
+    assert_eq!(server.received().len(), 2);
 
     let settings = [("SALEBELL_DATABASE__URL", app.database.url.as_str())];
     let output = command(&["stats", "mailed"], &settings).output().await.unwrap();
@@ -351,7 +348,7 @@ async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
+async fn a_server_that_hangs_delays_no_mail_beyond_the_timeout() {
     // A server that never sends a greeting, and one that receives a message and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = MailServer::start(json!({"data": ["hold"]})).await;
@@ -370,12 +367,12 @@ async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_sent_whatever_becomes_of_the_farewell() {
+async fn an_accepted_mail_is_sent_even_if_the_quit_fails() {
     let server = MailServer::start(json!({"deaf": true})).await;
     let app = spawn_for(&server, &[]).await;
     mail_all(&app).await;
     assert_eq!(rows(&app).await[0].state, "sent");
-    assert_eq!(server.told().len(), 1);
+    assert_eq!(server.received().len(), 1);
 }
 
 /// Starts an app with a week that is over by the system's clock, which a separate process uses.
@@ -423,13 +420,13 @@ async fn a_worker_that_dies_before_it_records_sends_again_under_the_same_id() {
     let last = Binary::start(&["worker"], &settings);
     last.logged("the weekly report was mailed").await;
     app.until("select state = 'sent' and tries = 3 from weekly_mails").await;
-    let told = server.wait_for(3).await;
-    assert!(told.iter().all(|mail| id_of(mail) == id_of(&told[0])), "{told:?}");
+    let received = server.wait_for(3).await;
+    assert!(received.iter().all(|mail| id_of(mail) == id_of(&received[0])), "{received:?}");
     assert!(!last.log().contains("anna@example.com"), "{}", last.log());
 }
 
 #[tokio::test]
-async fn a_report_is_mailed_by_hand() {
+async fn a_report_is_mailed_by_command() {
     let server = MailServer::start(
         json!({"starttls": true, "user": "bell", "password": "right", "rcpt": [null, null, "550 no"]}),
     )

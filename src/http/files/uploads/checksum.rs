@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-use super::headers::{header_text, wrong};
+use super::headers::{header_text, invalid_header};
 use crate::error::{Error, Kind, Result};
 use crate::http::files::uploads::tus_headers::{Checksum, ChecksumAlgorithm, parse_checksum, parse_digest};
 
@@ -38,7 +38,7 @@ impl Source {
             Source::Tus => parse_checksum(&text).map(|checksum| vec![checksum]),
             Source::Content | Source::Whole => parse_digest(&text),
         };
-        checksums.map(Some).map_err(|problem| wrong(self.header(), &problem))
+        checksums.map(Some).map_err(|problem| invalid_header(self.header(), &problem))
     }
 }
 
@@ -143,9 +143,9 @@ impl Sum {
     pub fn check(self, expected: &Expected, trailers: Option<&HeaderMap>) -> Result<()> {
         let mut wanted = expected.given.clone();
         for &source in &expected.in_trailers {
-            let told = trailers.map(|trailers| source.read(trailers)).transpose()?.flatten();
+            let found = trailers.map(|trailers| source.read(trailers)).transpose()?.flatten();
             let missing = || Error::malformed(format!("The trailer {} is missing.", source.header()));
-            wanted.extend(told.ok_or_else(missing)?.into_iter().map(|one| (source, one)));
+            wanted.extend(found.ok_or_else(missing)?.into_iter().map(|one| (source, one)));
         }
         let sha1 = self.sha1.map(|sum| sum.finalize().to_vec());
         let sha256 = self.sha256.map(|sum| sum.finalize().to_vec());

@@ -1,13 +1,13 @@
-//! Limits of files, and the free space of the blob store.
+//! Bounds of an upload: the quota of an account, the maximum size of a file, and the free space of the blob store.
 
 use std::io;
 
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-use crate::files::blobs::is_away;
+use crate::files::blobs::is_unavailable;
 use crate::store::files::Quota;
 
-/// Limits of an account's files.
+/// Quota of an account.
 pub fn quota(app: &App) -> Quota {
     let files = &app.config.files;
     Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
@@ -52,13 +52,13 @@ fn full() -> Error {
 pub fn disk_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-        _ if is_away(&error) => away(error),
+        _ if is_unavailable(&error) => unavailable(error),
         _ => Error::unavailable(error),
     }
 }
 
 /// The refusal for a store that is not mounted or does not respond.
-pub fn away(error: io::Error) -> Error {
+pub fn unavailable(error: io::Error) -> Error {
     let detail =
         "The file storage is temporarily unavailable; bytes of an upload that were acknowledged are kept.";
     let mut refusal = Error::unavailable(error);

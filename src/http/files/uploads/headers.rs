@@ -15,12 +15,12 @@ pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 /// `Malformed` if the header is not text.
 pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
     let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
-    let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
+    let lines = lines.map_err(|_| invalid_header(name, "must be ASCII"))?;
     Ok((!lines.is_empty()).then(|| lines.join(", ").trim().to_owned()))
 }
 
 /// The error of a header with this problem.
-pub fn wrong(header: &str, problem: &str) -> Error {
+pub fn invalid_header(header: &str, problem: &str) -> Error {
     Error::malformed(format!("{header} {problem}."))
 }
 

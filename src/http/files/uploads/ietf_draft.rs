@@ -50,7 +50,7 @@ pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>)
 
 /// A refusal; the draft defines problem types of its own.
 enum Refused {
-    OtherOffset { stored: u64, told: u64 },
+    OtherOffset { stored: u64, provided: u64 },
     Lengths,
     Completed,
     Error(Error),
@@ -67,9 +67,9 @@ impl Refused {
     /// upload.
     fn answer(self, app: &App) -> Response {
         let mut answer = match self {
-            Refused::OtherOffset { stored, told } => {
+            Refused::OtherOffset { stored, provided } => {
                 let title = "offset from request does not match offset of resource";
-                let more = json!({"expected-offset": stored, "provided-offset": told});
+                let more = json!({"expected-offset": stored, "provided-offset": provided});
                 let mut answer = problem(StatusCode::CONFLICT, "mismatching-upload-offset", title, more);
                 answer.headers_mut().insert(OFFSET, HeaderValue::from(stored));
                 answer
@@ -107,10 +107,10 @@ async fn begin(
     check_size(app, length.max(coming))?;
     check_lengths(length, 0, coming, here)?;
     let expected = if here { Expected::of_whole(&headers)? } else { Expected::of_part(&headers)? };
-    let (metadata, told) = (metadata(&headers)?, plain::announced_by(&headers, params)?);
+    let (metadata, announced) = (metadata(&headers)?, plain::announced_by(&headers, params)?);
     let announced = Announced {
-        name: metadata.name.map_or(told.name, |name| clean_name(&name)),
-        media_type: metadata.media_type.map_or(told.media_type, |kind| clean_media_type(&kind)),
+        name: metadata.name.map_or(announced.name, |name| clean_name(&name)),
+        media_type: metadata.media_type.map_or(announced.media_type, |kind| clean_media_type(&kind)),
         length,
         metadata: metadata.header,
         keep_until: keep_until(params, app.clock.now())?,
@@ -162,7 +162,7 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     let offset = integer(&headers, &OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
     let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
     let expected = Expected::of_part(&headers)?;
-    let (told, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
+    let (announced, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
     // Another account must not be able to end the request that writes.
     files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     app.files.uploads.take_over(id).await?;
@@ -171,16 +171,16 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     // This is also checked for a complete upload: a client that missed the last response learns that everything has
     // arrived.
     if stored != offset {
-        return Err(Refused::OtherOffset { stored, told: offset });
+        return Err(Refused::OtherOffset { stored, provided: offset });
     }
     if file.is_complete() {
         return Err(if coming == Some(0) { Refused::Completed } else { Refused::Lengths });
     }
     let known = file.length.map(i64::unsigned_abs);
-    if known.is_some() && told.is_some() && known != told {
+    if known.is_some() && announced.is_some() && known != announced {
         return Err(Refused::Lengths);
     }
-    let length = known.or(told);
+    let length = known.or(announced);
     // The draft requires the upload to end here, whether the client has miscounted or mixed up two files.
     let beyond = length.zip(coming).is_some_and(|(length, coming)| offset.saturating_add(coming) > length);
     if beyond {
@@ -189,7 +189,7 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     check_lengths(length, offset, coming, here)?;
     begin_stream(&request);
     let (incoming, ends) = (Incoming::new(caller.account, id, offset), ends(&headers, here));
-    let incoming = Incoming { length: told, expected, ends, ..incoming };
+    let incoming = Incoming { length: announced, expected, ends, ..incoming };
     match receive(app, incoming, request.into_body()).await {
         Ok(received) if received.complete => Ok(answer(app, caller, id, StatusCode::OK).await?),
         Ok(_) => Ok(answer(app, caller, id, StatusCode::NO_CONTENT).await?),
@@ -216,9 +216,9 @@ async fn end(app: &App, caller: &Caller, id: FileId) -> Refused {
     }
 }
 
-fn refused_by(refusal: UploadRefusal, told: u64) -> Refused {
+fn refused_by(refusal: UploadRefusal, provided: u64) -> Refused {
     match refusal {
-        UploadRefusal::OtherOffset(stored) => Refused::OtherOffset { stored, told },
+        UploadRefusal::OtherOffset(stored) => Refused::OtherOffset { stored, provided },
         UploadRefusal::BeyondLength | UploadRefusal::BeforeLength => Refused::Lengths,
         UploadRefusal::Error(error) => Refused::Error(error),
     }

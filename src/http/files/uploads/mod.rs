@@ -21,9 +21,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use self::checksum::Expected;
 use self::free_space::quota;
-pub use self::free_space::{away, check_size};
+pub use self::free_space::{check_size, unavailable};
 use self::headers::to_bytes;
-pub use self::headers::{byte_count, header, header_text, wrong};
+pub use self::headers::{byte_count, header, header_text, invalid_header};
 pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::UploadRefusal;
 use crate::app::App;
@@ -124,7 +124,7 @@ pub async fn announce(
 ///
 /// # Errors
 /// Those of [`files::create_final`].
-pub async fn put_together(
+pub async fn begin_concatenation(
     app: &App,
     caller: &Caller,
     announced: &Announced,
@@ -179,7 +179,7 @@ pub struct UploadMetadata {
 /// `Malformed` if the header cannot be parsed.
 pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
-    let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
+    let pairs = parse_metadata(&header).map_err(|problem| invalid_header("Upload-Metadata", &problem))?;
     Ok(UploadMetadata {
         header,
         name: text_of(&pairs, &["filename", "name"]),
@@ -207,8 +207,8 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
     app.files.uploads.take_over(id).await?;
     let began = Instant::now();
     loop {
-        let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
-        let silent_since = app.clock.now() - patience;
+        let allowed_silence = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
+        let silent_since = app.clock.now() - allowed_silence;
         if writing::take_from_silent(&app.writer, id, silent_since).await? == UploadActivity::Resting {
             return files::find_file(&app.writer, account, id, app.clock.now()).await;
         }

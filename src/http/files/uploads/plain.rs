@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Announced, Ends, Expected, Incoming, UploadParams, announce, keep_until, receive, remove, wrong,
+    Announced, Ends, Expected, Incoming, UploadParams, announce, invalid_header, keep_until, receive, remove,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -75,15 +75,16 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
 fn file_name(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(disposition) = headers.get(header::CONTENT_DISPOSITION) else { return Ok(None) };
     // Many clients send a name in unescaped UTF-8.
-    let disposition =
-        str::from_utf8(disposition.as_bytes()).map_err(|_| wrong("Content-Disposition", "must be UTF-8"))?;
+    let disposition = str::from_utf8(disposition.as_bytes())
+        .map_err(|_| invalid_header("Content-Disposition", "must be UTF-8"))?;
     if let Some((_, value)) = disposition.split_once("filename*=") {
         let value = value.split(';').next().unwrap_or_default().trim();
         if let [charset, _, name] = value.splitn(3, '\'').collect::<Vec<_>>()[..]
             && charset.eq_ignore_ascii_case("utf-8")
         {
             let name = percent_decode_str(name).decode_utf8();
-            let name = name.map_err(|_| wrong("Content-Disposition", "must have a name in UTF-8"))?;
+            let name =
+                name.map_err(|_| invalid_header("Content-Disposition", "must have a name in UTF-8"))?;
             return Ok(Some(name.into_owned()));
         }
     }

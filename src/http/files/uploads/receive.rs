@@ -33,16 +33,17 @@ use crate::store::files;
 use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
 use crate::store::lease::Lease;
 
-/// Most bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
-const MOST_AT_ONCE: usize = 1 << 20;
-/// Most bytes that all uploads of the process together write at once; their buffers take up to twice as much memory.
-const AT_ONCE_OF_ALL: usize = 32 << 20;
+/// Maximum number of bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
+const MAX_WRITE_BYTES: usize = 1 << 20;
+/// Maximum number of bytes that all uploads of the process together write at once; their buffers take up to twice as
+/// much memory.
+const MAX_WRITE_BYTES_OF_ALL: usize = 32 << 20;
 /// Bytes that each upload may write at once regardless of their number.
-const LEAST_AT_ONCE: usize = 128 << 10;
-/// Most pieces of the body that are written at once: each keeps the buffer alive that it was read into.
-const PIECES_AT_ONCE: usize = 64;
+const MIN_WRITE_BYTES: usize = 128 << 10;
+/// Maximum number of pieces of the body that are written at once: each keeps the buffer alive that it was read into.
+const MAX_WRITE_PIECES: usize = 64;
 /// Interval at which the bytes that have arrived are made durable, while more arrive.
-const RECORD_EVERY: Duration = Duration::from_secs(2);
+const RECORD_INTERVAL: Duration = Duration::from_secs(2);
 /// Number of bytes after which they are made durable: the disk never falls far behind, and the end of the upload need
 /// not wait for it. Free disk space is checked at the same time.
 const RECORD_EVERY_BYTES: u64 = 64 << 20;
@@ -179,9 +180,9 @@ struct UploadTask {
     recording: Option<JoinHandle<Result<Option<Durable>>>>,
     recorded: u64,
     /// State that the row certainly has.
-    told: Durable,
+    in_row: Durable,
     /// Offset that the row may have, if a response of the database was lost.
-    may_be_told: i64,
+    may_be_in_row: i64,
     /// Whether the lease was released, so another request may be writing to this piece.
     left: bool,
     sum: Sum,
@@ -210,7 +211,7 @@ impl UploadTask {
             Some(state) => restore(state)?,
         };
         let sum = Sum::new(&incoming.expected);
-        let told = Durable {
+        let in_row = Durable {
             stored: turn.stored,
             hash_state: hasher.serialize().to_vec(),
             progress: turn.progress.clone(),
@@ -229,9 +230,9 @@ impl UploadTask {
             writing: None,
             recording: None,
             recorded: 0,
-            may_be_told: told.stored,
+            may_be_in_row: in_row.stored,
             left: false,
-            told,
+            in_row,
             sum,
         })
     }
@@ -252,7 +253,7 @@ impl UploadTask {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
-                self.keep_what_came().await?;
+                self.keep_received().await?;
                 Err(refusal)
             }
         }
@@ -260,10 +261,10 @@ impl UploadTask {
 
     /// Reads the body until it ends or is cut off.
     async fn take_all(&mut self, mut body: Body) -> Result<End> {
-        let mut record = interval(RECORD_EVERY);
+        let mut record = interval(RECORD_INTERVAL);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let mut looked_at = 0;
+        let mut checked_at = 0;
         loop {
             tokio::select! {
                 biased;
@@ -271,18 +272,18 @@ impl UploadTask {
                     let detail = "Another request has taken over this upload.";
                     return Ok(End::Broken(Error::conflict(detail).into()));
                 }
-                () = self.app.stopping.cancelled() => return self.take_what_is_here(body).await,
-                Some(tell) = self.receiving.settle.recv() => {
+                () = self.app.stopping.cancelled() => return self.receive_remaining(body).await,
+                Some(done) = self.receiving.settle.recv() => {
                     self.record_now().await?;
-                    let _ = tell.send(());
+                    let _ = done.send(());
                 }
                 frame = body.frame() => if let Some(end) = self.take_frame(frame).await? {
                     return Ok(end);
                 },
                 _ = record.tick() => self.record_if_ripe().await?,
             }
-            if self.arrived - looked_at >= RECORD_EVERY_BYTES {
-                looked_at = self.arrived;
+            if self.arrived - checked_at >= RECORD_EVERY_BYTES {
+                checked_at = self.arrived;
                 if let Err(error) = check_free(&self.app, 0).await {
                     return Ok(End::Broken(error.into()));
                 }
@@ -310,7 +311,7 @@ impl UploadTask {
 
     /// Reads the bytes that the client had sent before it could know that the process is stopping, and need not send
     /// again.
-    async fn take_what_is_here(&mut self, mut body: Body) -> Result<End> {
+    async fn receive_remaining(&mut self, mut body: Body) -> Result<End> {
         let until = Instant::now() + LEAVE_WITHIN;
         while let Ok(frame) = timeout_at(until.min(Instant::now() + QUIET), body.frame()).await {
             if let Some(end) = self.take_frame(frame).await? {
@@ -330,9 +331,9 @@ impl UploadTask {
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
-        let at_once =
-            (AT_ONCE_OF_ALL / self.app.files.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
-        if self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
+        let at_once = (MAX_WRITE_BYTES_OF_ALL / self.app.files.uploads.count().max(1))
+            .clamp(MIN_WRITE_BYTES, MAX_WRITE_BYTES);
+        if self.waiting_bytes >= at_once || self.waiting.len() >= MAX_WRITE_PIECES {
             self.write().await
         } else {
             Ok(())
@@ -381,7 +382,7 @@ impl UploadTask {
         let (app, piece) = (self.app.clone(), self.piece.clone());
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
         let stored = self.stored()?;
-        (self.recorded, self.may_be_told) = (self.arrived, stored);
+        (self.recorded, self.may_be_in_row) = (self.arrived, stored);
         let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
             let progress = syncing.await.map_err(disk_error)?;
@@ -406,8 +407,8 @@ impl UploadTask {
 
     async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Durable>>>) -> Result<()> {
         match recording.await.map_err(Error::internal)? {
-            Ok(Some(told)) => {
-                self.told = told;
+            Ok(Some(in_row)) => {
+                self.in_row = in_row;
                 Ok(())
             }
             Ok(None) => Err(lost()),
@@ -436,14 +437,14 @@ impl UploadTask {
     async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
-            self.forget_what_came().await?;
+            self.discard_received().await?;
             return Err(error.into());
         }
         let stored = self.stored()?;
         let here = self.incoming.ends == Ends::Here;
         let length = self.turn.length.or(Some(stored).filter(|_| here));
         if length != Some(stored) || self.incoming.ends == Ends::Later {
-            self.keep_what_came().await?;
+            self.keep_received().await?;
             if here {
                 return Err(UploadRefusal::BeforeLength);
             }
@@ -475,10 +476,10 @@ impl UploadTask {
     }
 
     /// Makes durable and records the bytes that have arrived, and releases the lease.
-    async fn keep_what_came(&mut self) -> Result<()> {
+    async fn keep_received(&mut self) -> Result<()> {
         // Bytes that have not been verified against their checksum cannot be kept.
         if !self.sum.is_none() {
-            return self.forget_what_came().await;
+            return self.discard_received().await;
         }
         let hash_state = self.drain().await?;
         self.end_recording().await;
@@ -488,7 +489,7 @@ impl UploadTask {
     }
 
     /// Discards a body that does not match its checksum, or cannot be verified.
-    async fn forget_what_came(&mut self) -> Result<()> {
+    async fn discard_received(&mut self) -> Result<()> {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
@@ -510,12 +511,12 @@ impl UploadTask {
             self.recorded_or_lost(recording).await?;
         }
         // Bytes that may have been recorded must stay.
-        if self.left || self.may_be_told != self.told.stored {
+        if self.left || self.may_be_in_row != self.in_row.stored {
             return Ok(());
         }
-        let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
+        let there = (self.in_row.stored - self.turn.piece_start).unsigned_abs();
         if self.piece.cut(there).await.map_err(disk_error)? == Cut::Clean {
-            let Durable { stored, hash_state, progress } = &self.told;
+            let Durable { stored, hash_state, progress } = &self.in_row;
             let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
             self.leave(stored, &hash_state, progress.as_ref()).await?;
         }
@@ -573,7 +574,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_instance_goes_on_with_a_hash() {
+    fn another_instance_continues_a_hash() {
         let whole: Vec<u8> = (0..1_000_u32).flat_map(u32::to_le_bytes).collect();
         for cut in [0, 1, 63, 64, 65, 2_000, whole.len()] {
             let mut one = Sha256::new();

@@ -14,6 +14,7 @@ pub enum UploadRefusal {
 }
 
 impl UploadRefusal {
+    /// Error that the client receives.
     pub fn into_error(self) -> Error {
         match self {
             UploadRefusal::OtherOffset(stored) => {
@@ -32,6 +33,7 @@ impl From<Error> for UploadRefusal {
     }
 }
 
+/// Error for bytes beyond the length of the file.
 pub fn too_long() -> Error {
     Error::new(Kind::TooLarge, "The body is longer than the rest of the file.")
 }

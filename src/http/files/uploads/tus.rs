@@ -6,8 +6,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{
-    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce, byte_count,
-    end_writing, header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
+    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce,
+    begin_concatenation, byte_count, end_writing, header, header_text, invalid_header, keep_until, metadata,
+    receive, remove,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -70,14 +71,14 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         let deferred = match header(&headers, "upload-defer-length") {
             None => false,
             Some("1") => true,
-            Some(_) => return Err(wrong("Upload-Defer-Length", "must be 1")),
+            Some(_) => return Err(invalid_header("Upload-Defer-Length", "must be 1")),
         };
         let upload_concat = header_text(&headers, "Upload-Concat")?;
         let concat = upload_concat.as_deref().map(parse_concat).transpose();
-        let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
+        let concat = concat.map_err(|problem| invalid_header("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
         if is_final && (length.is_some() || deferred) {
-            return Err(wrong("Upload-Length", "must not be given for a concatenation"));
+            return Err(invalid_header("Upload-Length", "must not be given for a concatenation"));
         }
         if !is_final && length.is_some() == deferred {
             return Err(Error::malformed("Either Upload-Length or Upload-Defer-Length: 1 is required."));
@@ -91,7 +92,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             keep_until: keep_until(params, app.clock.now())?,
         };
         if let (Some(Concat::Final(parts)), Some(upload_concat)) = (&concat, &upload_concat) {
-            let file = put_together(app, caller, &announced, parts, upload_concat).await?;
+            let file = begin_concatenation(app, caller, &announced, parts, upload_concat).await?;
             return created(&file, None);
         }
         let brings_bytes = media_type(&headers).as_deref() == Some(BYTES);

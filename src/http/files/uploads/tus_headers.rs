@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::ids::FileId;
 
-/// Most pairs of `Upload-Metadata`.
+/// Maximum number of pairs of `Upload-Metadata`.
 const MAX_METADATA_PAIRS: usize = 32;
-/// Most bytes of `Upload-Metadata`.
+/// Maximum number of bytes of `Upload-Metadata`.
 const MAX_METADATA_BYTES: usize = 8 * 1024;
-/// Most parts of a concatenation.
+/// Maximum number of parts of a concatenation.
 const MAX_PARTS: usize = 1_000;
 
 /// Parses `Upload-Metadata`: keys with base64 values, which are decoded; a key without a value has an empty one.
@@ -190,8 +190,8 @@ mod tests {
         assert_eq!(parse_concat("partial"), Ok(Concat::Partial));
         let header = format!("final;/v1/files/{a} https://api.example/v1/files/{b}/?x=1");
         assert_eq!(parse_concat(&header), Ok(Concat::Final(vec![a, b])));
-        for wrong in ["", "final", "final;", "final;/v1/files/1", "whole"] {
-            assert!(parse_concat(wrong).is_err(), "{wrong}");
+        for invalid in ["", "final", "final;", "final;/v1/files/1", "whole"] {
+            assert!(parse_concat(invalid).is_err(), "{invalid}");
         }
     }
 
@@ -201,21 +201,21 @@ mod tests {
         let expected = [(ChecksumAlgorithm::Sha256, vec![0, 1, 2]), (ChecksumAlgorithm::Sha512, vec![3, 4])];
         assert_eq!(digests, expected.map(|(algorithm, value)| Checksum { algorithm, value }));
         assert_eq!(parse_digest("").unwrap(), []);
-        for wrong in ["sha-256", "sha-256=AAEC", "sha-256=:AAEC", "sha-256=:*:", "=:AAEC:", "SHA"] {
-            assert!(parse_digest(wrong).is_err(), "{wrong}");
+        for invalid in ["sha-256", "sha-256=AAEC", "sha-256=:AAEC", "sha-256=:*:", "=:AAEC:", "SHA"] {
+            assert!(parse_digest(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn structured_fields_are_what_they_should_be_or_nothing() {
+    fn structured_fields_have_the_expected_type_or_are_ignored() {
         assert_eq!((parse_boolean("?1"), parse_boolean(" ?0; a=b ")), (Some(true), Some(false)));
-        for wrong in ["", "1", "true", "?2", "?1, ?0", "?1 ;a"] {
-            assert_eq!(parse_boolean(wrong), None, "{wrong}");
+        for invalid in ["", "1", "true", "?2", "?1, ?0", "?1 ;a"] {
+            assert_eq!(parse_boolean(invalid), None, "{invalid}");
         }
         assert_eq!((parse_integer("0"), parse_integer(" 12;x ")), (Some(0), Some(12)));
         assert_eq!(parse_integer("999999999999999"), Some(999_999_999_999_999));
-        for wrong in ["", "-1", "1.0", "1000000000000000", "\"1\"", "1, 2", "abc", "1 ;x"] {
-            assert_eq!(parse_integer(wrong), None, "{wrong}");
+        for invalid in ["", "-1", "1.0", "1000000000000000", "\"1\"", "1, 2", "abc", "1 ;x"] {
+            assert_eq!(parse_integer(invalid), None, "{invalid}");
         }
     }
 
@@ -223,10 +223,10 @@ mod tests {
     fn checksums_have_an_algorithm_and_its_length() {
         let checksum = parse_checksum("sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=").unwrap();
         assert_eq!((checksum.algorithm, checksum.value.len()), (ChecksumAlgorithm::Sha1, 20));
-        for wrong in
+        for invalid in
             ["md5 1B2M2Y8AsgTpgAmY7PhCfg==", "sha1", "sha1 YQ==", "sha256 Kq5sNclPz7QV2+lfQIuc6R7oRu0="]
         {
-            assert!(parse_checksum(wrong).is_err(), "{wrong}");
+            assert!(parse_checksum(invalid).is_err(), "{invalid}");
         }
     }
 }

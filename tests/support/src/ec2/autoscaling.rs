@@ -136,13 +136,13 @@ fn act(world: &mut World, form: &Form) -> Result<String, Refusal> {
 }
 
 fn describe_instances(world: &World, form: &Form) -> String {
-    let asked: Vec<&String> =
+    let wanted: Vec<&String> =
         form.iter().filter(|(key, _)| key.starts_with("InstanceIds.member.")).map(|(_, id)| id).collect();
     let members: String = world
         .group
         .instances
         .iter()
-        .filter(|(id, _)| asked.is_empty() || asked.contains(id))
+        .filter(|(id, _)| wanted.is_empty() || wanted.contains(id))
         .map(|(id, instance)| {
             format!(
                 "<member><InstanceId>{id}</InstanceId><AutoScalingGroupName>{}</AutoScalingGroupName>\

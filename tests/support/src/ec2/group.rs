@@ -250,7 +250,7 @@ impl Instance {
 }
 
 #[test]
-fn an_action_that_nobody_keeps_alive_ends_with_its_default() {
+fn an_action_without_heartbeats_ends_with_its_default() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
     let mut group = Group::new("g");

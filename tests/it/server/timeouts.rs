@@ -77,7 +77,7 @@ async fn a_head_has_its_time_from_its_first_byte_on() {
 }
 
 #[tokio::test]
-async fn half_a_preface_is_no_http2() {
+async fn half_a_preface_is_not_http2() {
     let app = spawn(PLAIN, "1", "60").await;
     for words in ["PRI * HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n"] {
         let mut stream = raw::connect(&app.url).await;
@@ -88,7 +88,7 @@ async fn half_a_preface_is_no_http2() {
 }
 
 #[tokio::test]
-async fn an_idle_http2_connection_is_told_to_go() {
+async fn an_idle_http2_connection_receives_goaway() {
     let app = spawn(MINTED, "1", "2").await;
     let address = app.url.trim_start_matches("https://");
     let mut stream = crate::support::tls::connect(address, &["h2"]).await.unwrap();
@@ -155,7 +155,7 @@ fn pouring(app: salebell::app::App) -> Router {
 }
 
 #[tokio::test]
-async fn who_takes_nothing_of_an_answer_loses_it_and_who_takes_a_little_does_not() {
+async fn a_client_that_reads_nothing_of_a_response_is_cut_off_and_a_slow_reader_is_not() {
     let settings = [("SALEBELL_SERVER__BODY_IDLE_TIMEOUT_S", "4")];
     let app = TestApp::builder().settings(&settings).router(pouring).spawn().await;
     let request = b"GET /pour HTTP/1.1\r\nhost: a\r\n\r\n";
