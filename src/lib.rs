@@ -13,8 +13,8 @@
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
 //!
-//! The modules below are the layers, from top to bottom. Each may import only those below it
-//! (`tests/it/project/source_rules.rs`).
+//! The modules below are the upper layers, from top to bottom; `core/src/lib.rs` has the lower ones. Each may import only
+//! those below it (`tests/it/project/source_rules.rs`).
 
 /// Allocator of every program and benchmark that links this crate.
 #[global_allocator]
@@ -62,32 +62,5 @@ pub mod files;
 /// Everything that the process sends: the bus, webhooks behind the SSRF guard, e-mail, events.
 pub mod outbound;
 
-/// All SQL statements, as one function for each use case.
-pub mod store;
-
-/// Connections to PostgreSQL: the pool, logins, deadlines, notifications.
-pub mod database;
-
-/// Credentials for AWS, and the meaning of its errors.
-pub mod aws;
-
-/// Readers of CSV, NDJSON, JSON and XML feeds.
-pub mod feed;
-
-/// Writers of CSV, NDJSON and Parquet.
-pub mod tables;
-
-/// Settings, from a file and the environment.
-pub mod config;
-
-/// Encryption of the secrets that the database holds.
-pub mod secrets;
-
-/// The business rules, without I/O: money, prices and sales, watches, titles.
-pub mod domain;
-
-/// The clock, which the whole fleet sets by the database.
-pub mod clock;
-
-/// Errors, as callers, operators and users of the command line see them.
-pub mod error;
+// The lower layers: a crate of their own, which a change above does not compile again.
+pub use salebell_core::{aws, clock, config, database, domain, error, feed, secrets, store, tables};

@@ -57,7 +57,7 @@ echo "==> cargo sqlx prepare --check"
   unset SQLX_OFFLINE
   cargo sqlx database create
   cargo sqlx migrate run --source migrations
-  cargo sqlx prepare --check -- --all-targets
+  cargo sqlx prepare --workspace --check -- --all-targets
 )
 
 # The tests that boot instances (tests/it/instance/appliance.rs) need the image; a run of other tests does not wait for

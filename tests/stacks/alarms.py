@@ -57,7 +57,7 @@ def metrics_of_ours():
 @functools.cache
 def files():
     """The program's sources: path → text."""
-    return {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "src").rglob("*.rs"))}
+    return {path.relative_to(ROOT): path.read_text() for path in sorted([*(ROOT / "src").rglob("*.rs"), *(ROOT / "core").rglob("*.rs")])}
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def says(metric, label, value):
 # Where a label's values are words, when it is not where the metric is recorded.
 NAMED_IN = {
     ("database_wait_seconds", "pool"): ["src/app/mod.rs"],
-    ("salebell_transitions_total", "kind"): ["src/domain/price.rs"],
+    ("salebell_transitions_total", "kind"): ["core/src/domain/price.rs"],
 }
 
 

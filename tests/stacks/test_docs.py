@@ -88,7 +88,7 @@ def test_decisions_are_numbered_dated_and_listed():
 
 def test_files_that_pages_name_are_there():
     """In code, such as `src/http/mod.rs`; pages of the image mean its own scripts."""
-    named = re.compile(r"`((?:src|tests|scripts|benches|migrations|packer|systemd|userdata|cloudformation)/[\w/.-]+\.\w+)`")
+    named = re.compile(r"`((?:src|core|tests|scripts|benches|migrations|packer|systemd|userdata|cloudformation)/[\w/.-]+\.\w+)`")
     found = {(path, name) for path in PAGES if path != "CHANGELOG.md" for name in named.findall((ROOT / path).read_text())}
     assert len(found) > 60
     assert not {(path, name) for path, name in found if not (ROOT / name).exists() and not (ROOT / "packer" / name).exists()}

@@ -135,10 +135,10 @@ async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
     sqlx::query("analyze deliveries").execute(&app.state.writer).await.unwrap();
     let now = app.state.clock.now();
     let later = now + TimeDelta::seconds(45);
-    let lease = explain(include_str!("../../../src/store/lease_channels.sql"));
+    let lease = explain(include_str!("../../../core/src/store/lease_channels.sql"));
     let lease =
         lease.bind(Uuid::nil()).bind(now).bind(64_i64).bind(Uuid::now_v7()).bind(later).bind(now).bind(1_024);
-    let read = explain(include_str!("../../../src/store/due_deliveries.sql"));
+    let read = explain(include_str!("../../../core/src/store/due_deliveries.sql"));
     let read =
         read.bind(vec![dead.id, fine.id]).bind(vec![8_i64, 8]).bind(now).bind(vec![Uuid::now_v7(); 64]);
     for query in [lease, read] {

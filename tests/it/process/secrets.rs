@@ -2,7 +2,7 @@
 //!
 //! Other tests check the log (`logging.rs`, `aws/cloudwatch.rs`), the environment and the command line
 //! (`instance/boot.rs`, `aws/renewal.rs`), and messages about an invalid configuration (`cli/commands.rs`,
-//! `src/config/tests.rs`).
+//! `core/src/config/tests.rs`).
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

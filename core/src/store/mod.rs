@@ -76,7 +76,7 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
 
 /// The migrations compiled into the binary, written to expand first and contract later.
 pub fn migrator() -> Migrator {
-    let mut migrator: Migrator = sqlx::migrate!();
+    let mut migrator: Migrator = sqlx::migrate!("../migrations");
     migrator.set_ignore_missing(true);
     migrator
 }
