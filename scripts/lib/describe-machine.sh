@@ -32,6 +32,8 @@ if [ -z "$left_out" ]; then
     lacking+=("overlays")
   fi
   as_root_can unshare --net true || lacking+=("network namespaces")
+  # The instance's units have PrivateUsers=. The kernel refuses it to everyone in a chroot.
+  as_root_can unshare --user true || lacking+=("user namespaces")
   # shellcheck disable=SC2016 # the same
   as_root_can bash -c '. scripts/lib/control-groups.sh && group=$(control_groups)/salebell-look-$$ && mkdir "$group" && rmdir "$group"' ||
     lacking+=("control groups of version 2 that can be written")
@@ -70,7 +72,8 @@ if [ -n "$left_out" ]; then
     $left_out.
     Left out are therefore: the bake of the machine image and what looks at it, the tests that boot instances
     (appliance::), those of the packages, those in a bare Debian 13, and the rehearsal. They need root, with the right to make
-    namespaces and to mount: a container has to be given that, and a chroot needs /proc, /sys and control groups.
+    namespaces and to mount: a container has to be given that. A chroot cannot have it, a root that was entered with
+    pivot_root can, with /proc, /sys and control groups.
 END
   [ "$(id -u)" -eq 0 ] || echo "    All tests that are root's: $of_root"
 fi

@@ -416,7 +416,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
                         bad_parameter(name, "is unknown here")
                     }
                     Some((name, detail)) if pairs.iter().any(|(known, _)| known == name) => {
-                        bad_parameter(name, detail)
+                        bad_parameter(name, &format!("is invalid: {detail}"))
                     }
                     _ => Error::malformed(format!("The query cannot be read: {detail}.")),
                 }

@@ -334,7 +334,7 @@ async fn an_unknown_or_repeated_query_parameter_is_named() {
     let app = TestApp::spawn().await;
     for (query, detail) in [
         ("colour=red", "The query parameter colour is unknown here."),
-        ("min_cut=x", "The query parameter min_cut invalid digit found in string."),
+        ("min_cut=x", "The query parameter min_cut is invalid: invalid digit found in string."),
         ("min_cut=1&min_cut=2", "The query parameter min_cut is given more than once."),
         ("limit=0", "The query parameter limit must be 1 to 200."),
         ("cursor=x", "The query parameter cursor is not a valid cursor."),

@@ -212,4 +212,5 @@ fn skipped_checks_are_reported_at_the_start() {
     let chroot = ["unshare", "--mount", "bash", "-euc", inside, "bash"];
     let said = text(&describe(&chroot, usual, "true"));
     assert!(said.contains("this machine: root, in a chroot"), "{said}");
+    assert!(said.contains("root has no user namespaces here"), "{said}");
 }
