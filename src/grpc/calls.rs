@@ -51,7 +51,6 @@ impl Calls {
 
 /// The outermost layer, which every response passes through.
 pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next) -> Response {
-    const ID: HeaderName = HeaderName::from_static("x-request-id");
     calls.app.health.dead_man.note_health_check(request.headers());
     let id = request_id(request.headers());
     let method = METHODS.iter().find(|method| method.path == request.uri().path());
@@ -59,18 +58,24 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
     if !is_grpc(request.headers()) {
         // The gRPC protocol requires 415 here: a client of another protocol does not know the gRPC status codes.
         record.code = Some(Code::InvalidArgument);
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+        let mut response = StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+        set_request_id(&mut response, &id);
+        return response;
     }
     let work = REQUEST_ID.scope(id.clone(), answer(&calls, method, request, next));
     let (mut response, end) = match work.await {
         Ok((response, end)) => (response, Some(end)),
         Err(refusal) => (refusal.into_http(), None),
     };
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(ID, id);
-    }
+    set_request_id(&mut response, &id);
     record.note_headers(response.headers());
     response.map(|body| Body::new(Answer { body, end, record }))
+}
+
+fn set_request_id(response: &mut Response, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(HeaderName::from_static("x-request-id"), id);
+    }
 }
 
 /// Whether the media type is that of gRPC, with or without the encoding of the messages.

@@ -299,7 +299,9 @@ async fn requests_that_are_not_grpc_are_refused_in_http() {
     for media in ["application/json", "application/grpc-web+proto", "text/plain"] {
         let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
         let request = client.post(format!("{url}/grpc.health.v1.Health/Check")).header("content-type", media);
-        assert_eq!(request.body("{}").send().await.unwrap().status(), 415, "{media}");
+        let response = request.header("x-request-id", "mine").body("{}").send().await.unwrap();
+        assert_eq!(response.status(), 415, "{media}");
+        assert_eq!(response.headers()["x-request-id"], "mine");
     }
     let answer = post(&url, "/grpc.health.v1.Health/Check").header("x-request-id", "mine").body(vec![0; 5]);
     let answer = answer.send().await.unwrap();
