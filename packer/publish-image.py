@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""After the bake: has every copy of the image demand IMDSv2, checks that it is what the template asked for, and lays the
-manifest, the SBOM and the migration (the binary, for the database) beside it in S3 where that is wanted. image.json says which
-image it is."""
+"""Runs after the bake: makes every copy of the image require IMDSv2, checks that the image is as the template demands, and, if
+requested, uploads the manifest, the SBOM and the migration (the binary, for the database) to S3. image.json names the
+image."""
 
 import argparse
 import hashlib
@@ -61,11 +61,11 @@ def write_migration(path, binary, manifest):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--regions", required=True, help="that have to have a copy")
-    parser.add_argument("--accounts", default="", help="that have to be allowed to launch it")
-    parser.add_argument("--endpoint", default="", help="an emulated AWS")
+    parser.add_argument("--regions", required=True, help="regions that must have a copy")
+    parser.add_argument("--accounts", default="", help="accounts that must be allowed to launch it")
+    parser.add_argument("--endpoint", default="", help="address of an emulated AWS")
     parser.add_argument("--publish-to", default="", help="s3://bucket/prefix")
-    parser.add_argument("--binary", type=pathlib.Path, required=True, help="that is in the image")
+    parser.add_argument("--binary", type=pathlib.Path, required=True, help="the binary that is in the image")
     arguments = parser.parse_args()
     manifest = json.loads((arguments.output / "manifest.json").read_text())
     packer_manifest = json.loads((arguments.output / "packer-manifest.json").read_text())

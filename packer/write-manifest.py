@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes manifest.json and sbom.cdx.json (CycloneDX 1.6) from what list-contents.sh found in the image and from the crates
-that were compiled into the binary. Both are the same for the same contents: times are the commit's."""
+"""Writes manifest.json and sbom.cdx.json (CycloneDX 1.6) from the contents of the image, as list-contents.sh lists them, and from
+the crates that were compiled into the binary. The same contents yield the same files: their time is that of the commit."""
 
 import argparse
 import datetime

@@ -1,7 +1,7 @@
-"""Shows the lines of the environment's logs as they arrive, or all lines of one request.
+"""Follows the logs of an environment, or shows all lines of one request.
 
-By FilterLogEvents, called again every few seconds, and not by a live tail: it also has earlier lines, the same call finds a
-request's lines, and no line is left out when more than 500 a second arrive, unlike with a live tail.
+It calls FilterLogEvents every few seconds instead of using a live tail: that call also returns earlier lines, finds the lines of a
+request, and omits nothing when there are more than 500 lines a second, as a live tail does.
 """
 
 import collections
@@ -167,9 +167,9 @@ if __name__ == "__main__":
         main,
         __doc__.splitlines()[0],
         **{
-            "request-id": {"default": "", "help": "all lines that have this id, of all groups"},
-            "since": {"default": "", "help": "how far back: 90s, 15m, 2h, 7d"},
-            "level": {"default": "", "help": f"this one and worse: {', '.join(LEVELS)}"},
+            "request-id": {"default": "", "help": "shows all lines with this id, of all groups"},
+            "since": {"default": "", "help": "begins this much earlier: 90s, 15m, 2h, 7d"},
+            "level": {"default": "", "help": f"this level and more severe ones: {', '.join(LEVELS)}"},
             "group": {"default": "", "help": f"one of {', '.join(GROUPS)}"},
             "json": "lines as the log has them",
         },

@@ -1,8 +1,8 @@
-"""Stops the alarms of an environment from notifying anyone for some minutes, such as during maintenance that sets them off.
+"""Keeps the alarms of an environment from notifying for some minutes, such as during maintenance that would set them off.
 
-A mute rule of CloudWatch: the alarms are still evaluated and change their state, so that `make status`, the gates of a
-rollout and the rollback triggers see what they always see. Only the actions of an alarm are left out. An alarm that is still
-in ALARM when the mute ends notifies then.
+It is a mute rule of CloudWatch: alarms are still evaluated and change their state, so `make status`, the gates of a rollout and
+the rollback triggers see them as always. Only the actions of alarms are suppressed. Alarms that are still in ALARM when the mute
+ends notify then.
 """
 
 import datetime
@@ -123,7 +123,7 @@ if __name__ == "__main__":
     run(
         main,
         __doc__.splitlines()[0],
-        minutes={"required": True, "help": f"how many, up to {MOST}; 0 ends a mute"},
-        reason={"default": "", "help": "what for; whoever looks at the rule reads it"},
-        yes="asks nothing",
+        minutes={"required": True, "help": f"duration, up to {MOST}; 0 ends a mute"},
+        reason={"default": "", "help": "purpose, which the rule shows"},
+        yes="does not ask",
     )

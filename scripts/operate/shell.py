@@ -1,7 +1,7 @@
 """Opens a recorded shell on an instance, for an hour at most, with a ticket.
 
-It assumes the escalation role of the stack `access` under the caller's name, starts a session with the stack's document, and hands
-it to AWS's session-manager-plugin. The role's credentials are given only to that.
+It assumes the escalation role of the stack `access` under the caller's name, starts a session with the document of the stack, and
+passes it to AWS's session-manager-plugin. Only the plugin gets the credentials of the role.
 """
 
 import datetime
@@ -210,8 +210,8 @@ if __name__ == "__main__":
     run(
         main,
         __doc__.splitlines()[0],
-        instance={"default": "", "help": "its id; without it they are listed"},
-        ticket={"default": "", "help": "what the shell is for"},
-        person={"default": "", "help": "profile to assume the role with, where the shell's own is not of a person"},
+        instance={"default": "", "help": "id of the instance; without it all are listed"},
+        ticket={"default": "", "help": "ticket that the shell is for"},
+        person={"default": "", "help": "profile to assume the role with, if the current one is not a person's"},
         yes="does not ask before it opens the shell",
     )

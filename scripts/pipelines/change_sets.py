@@ -1,4 +1,4 @@
-"""Says what `make deploy` would change in an environment, stack by stack, and changes nothing: the change sets are taken back."""
+"""Shows what `make deploy` would change in an environment, stack by stack. Changes nothing: the change sets are deleted again."""
 
 import os
 import urllib.parse
@@ -74,4 +74,4 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, to={"default": "", "help": "where a copy goes, such as s3://bucket/key.txt"})
+    run(main, __doc__, to={"default": "", "help": "address for a copy, such as s3://bucket/key.txt"})

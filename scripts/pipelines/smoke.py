@@ -1,5 +1,5 @@
-"""Asks an environment by its name what clients ask: pages, a token's refusal, gRPC, by curl. With SALEBELL_KEY (an API key that may
-report and watch) also for a sale, from a reported price to the notice in the inbox. Makes nothing without that key."""
+"""Sends the requests of clients to the domain of an environment, by curl: pages, an invalid token, gRPC. With SALEBELL_KEY (an API
+key for reports and watches) it also follows a sale from a reported price to the notice in the inbox; otherwise it creates nothing."""
 
 import json
 import os
@@ -124,5 +124,5 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    url, grpc = {"default": "", "help": "this address in place of the environment's"}, {"default": "", "help": "the same of gRPC"}
+    url, grpc = {"default": "", "help": "address to use instead of that of the environment"}, {"default": "", "help": "the same for gRPC"}
     run(main, __doc__, url=url, grpc=grpc)

@@ -1,5 +1,5 @@
-"""Starts an image by itself, looks at it, and ends it: the image answers, is what it should be (check-instance.sh), and boots in
-its time. Nothing of the service sees it: it has settings of its own, and no database."""
+"""Launches an instance of an image alone, checks it, and terminates it: it answers, is as it should be (check-instance.sh), and boots
+in time. It is separate from the service: it has settings of its own, and no database."""
 
 import shlex
 import time
@@ -122,4 +122,4 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, image={"required": True, "help": "the image, such as ami-0123456789abcdef0"})
+    run(main, __doc__, image={"required": True, "help": "id of the image, such as ami-0123456789abcdef0"})

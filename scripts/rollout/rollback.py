@@ -1,5 +1,5 @@
-"""Takes the live group back to the image that it had before, with gates off and without a canary. What runs is cancelled
-first: a rollout that has not reached the live group only ends. It may be killed at any time."""
+"""Rolls the live group back to its previous image, with gates off and without a canary. Running updates are cancelled first: a
+rollout that has not reached the live group is only ended. It can be killed at any time."""
 
 import re
 
@@ -131,4 +131,4 @@ def stack_image(stack):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, image={"default": "", "help": "the image to go back to, if not the one before"}, yes="asks nothing")
+    run(main, __doc__, image={"default": "", "help": "image to go back to, if not the previous one"}, yes="does not ask")

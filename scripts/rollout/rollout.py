@@ -1,5 +1,5 @@
-"""Rolls out an image: a canary with a tenth of the requests first, then the live group. Each step is one update of the stack
-of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
+"""Rolls out an image: first to a canary with a tenth of the requests, then to the live group. Each step is one update of the
+stack of the service, whose result is read again before the next step (steps.py). It can be killed at any time."""
 
 import contextlib
 import dataclasses
@@ -204,11 +204,11 @@ if __name__ == "__main__":
     run(
         main,
         __doc__,
-        image={"required": True, "help": "the id of the image; that of the live group rolls its settings out"},
-        canary={"default": "1", "choices": ["0", "1"], "help": "0 goes without a canary, in 4 minutes and not 20"},
-        gates={"default": "on", "choices": ["on", "off"], "help": "off: ServiceGate does not stop the roll, for a version that mends"},
+        image={"required": True, "help": "id of the image; with that of the live group, only changed settings are rolled out"},
+        canary={"default": "1", "choices": ["0", "1"], "help": "0: no canary, in 4 minutes instead of 20"},
+        gates={"default": "on", "choices": ["on", "off"], "help": "off: ServiceGate does not stop the roll; for a version that repairs"},
         migrated="the database has the schema already",
-        minutes={"type": minutes, "default": 10, "help": "that the canary serves"},
-        min_requests={"type": int, "help": "that the canary must have had"},
-        yes="asks nothing; too few requests end the rollout",
+        minutes={"type": minutes, "default": 10, "help": "how long the canary serves"},
+        min_requests={"type": int, "help": "how many requests the canary must have received"},
+        yes="does not ask; too few requests end the rollout",
     )

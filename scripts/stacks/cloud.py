@@ -151,7 +151,7 @@ def run(main, what, **flags):
     """Runs `main(account, options)`. What it or AWS refuses is a line and exit code 1. A flag is its help, or argparse's."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--environment", required=True)
-    parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
+    parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="folder of the templates")
     for name, how in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Updates the stacks of an environment to their templates, each by a change set that is shown and confirmed first."""
+"""Updates the stacks of an environment to their templates. Each change set is shown and has to be confirmed first."""
 
 import json
 
@@ -115,7 +115,7 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    words = {"nargs": "*", "metavar": "Name=value", "default": [], "help": "in place of the file's"}
-    stack, revert = {"help": "only this one, such as network"}, "changes back what was changed by hand (drift), too"
-    yes, replace = "asks nothing, and refuses what would replace a resource", "with --yes: replaces resources, too"
+    words = {"nargs": "*", "metavar": "Name=value", "default": [], "help": "values that replace those of the file"}
+    stack, revert = {"help": "only this stack, such as network"}, "also reverts manual changes (drift)"
+    yes, replace = "does not ask, and refuses to replace resources", "with --yes: replaces resources, too"
     run(main, __doc__, stack=stack, revert=revert, yes=yes, replace=replace, parameters=words)

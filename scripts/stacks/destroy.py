@@ -1,4 +1,4 @@
-"""Deletes the stacks of an environment, the last one first, and says what stays. Refuses prod."""
+"""Deletes the stacks of an environment, the last one first, and lists what remains. Refuses prod."""
 
 import templates
 import yaml
@@ -50,4 +50,4 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    run(main, __doc__, yes="asks nothing")
+    run(main, __doc__, yes="does not ask")
