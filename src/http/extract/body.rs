@@ -416,7 +416,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
                         bad_parameter(name, "is unknown here")
                     }
                     Some((name, detail)) if pairs.iter().any(|(known, _)| known == name) => {
-                        bad_parameter(name, &format!("is invalid: {detail}"))
+                        // Our own types say "must …" or "is …"; serde's say "invalid digit …".
+                        let is_ours = ["must ", "is ", "has "].iter().any(|verb| detail.starts_with(verb));
+                        let because = if is_ours { "" } else { "is invalid: " };
+                        bad_parameter(name, &format!("{because}{detail}"))
                     }
                     _ => Error::malformed(format!("The query cannot be read: {detail}.")),
                 }
