@@ -386,7 +386,7 @@ async fn accounts_see_their_own_statistics_and_operators_see_all() {
         ("week=", "The query parameter week must be an ISO week from 1970 on, such as 2026-W47."),
         ("week=2026-W47&week=2026-W48", "The query parameter week is given more than once."),
         ("by=account", "The query parameter week is required with by."),
-        ("by=colour", "The query parameter by unknown variant `colour`, expected `account`."),
+        ("by=colour", "The query parameter by is invalid: unknown variant `colour`, expected `account`."),
         ("weeks=1", "The query parameter weeks is unknown here."),
     ] {
         for path in [OWN, ALL] {
