@@ -15,6 +15,7 @@ scripts/lib/prepare-python.sh >/dev/null
 scripts/lib/prepare-python.sh tests/stacks/requirements.txt >/dev/null
 scripts/lib/prepare-node.sh >/dev/null
 scripts/lib/prepare-node.sh tests/stacks/package.json >/dev/null
+npm_config_omit=peer scripts/lib/prepare-node.sh tests/stacks/control-tower.json >/dev/null
 
 sqlx_version=0.9.0
 if ! { cargo sqlx --version || "$cache/tools/bin/cargo-sqlx" sqlx --version; } 2>/dev/null | grep -qF "$sqlx_version"; then

@@ -17,22 +17,14 @@ use super::machine::Image;
 use super::scenarios::{roll, runs};
 use super::stage::{SETTLE_LIMIT, Stage};
 use super::timeline::now;
+use super::verdict::{self, Bad, Share, WEIGHT};
 
-/// Requests of a hundred that the canary gets.
-const WEIGHT: u32 = 10;
 /// Evaluation period, which stands for a minute of CloudWatch.
 const PERIOD: Duration = Duration::from_secs(6);
-/// Number of successive bad periods after which the gate alarms.
-const PERIODS: usize = 3;
-const BAD_PERIODS: usize = 2;
 /// Least time in seconds for which the canary serves; if it has too few requests by then, it gets twice that time more.
 const SERVES_S: f64 = 60.0;
 const LEAST_REQUESTS: usize = 200;
 const TIMES: f64 = 3.0;
-/// Share of its answers that the defect spoils.
-const SPOILT: f64 = 1.0 / 3.0;
-/// Probability below which a result is not attributed to chance.
-const CHANCE: f64 = 0.001;
 
 /// Program in front of the API, which listens on another port behind it.
 const DEFECT: &str = include_str!("defect/spoil-answers.py");
@@ -40,27 +32,16 @@ const DEFECT_UNIT: &str = include_str!("defect/spoil-answers.service");
 const BEHIND_IT: &str = "[Unit]\nWants=spoil-answers.service\n\
                          [Service]\nEnvironment=SALEBELL_SERVER__LISTEN=127.0.0.1:8444\n";
 
-/// Requests of clients while the canary had its weight.
-struct Share {
-    requests: usize,
-    canary: usize,
-}
-
 /// Rolls out another image to one instance, then to all.
 pub async fn good(stage: &mut Stage, image: Image) -> Result<(), String> {
+    let begun = now();
     let done = async {
         let number = up(stage, image.clone()).await?;
         let (share, alarmed) = serve(stage, number).await?;
-        if alarmed {
-            return Err("the gate has taken a good canary for a bad one".to_owned());
-        }
-        is_a_tenth(&share)?;
+        verdict::may_be_rolled(alarmed, &share, failed_since(stage, begun))?;
         let resting_since = now();
         roll(stage, image, Pace::SideBySide).await?;
-        match had_since(stage, number, resting_since).await {
-            0 => Ok(()),
-            requests => Err(format!("the canary has had {requests} requests at rest")),
-        }
+        verdict::good(had_since(stage, number, resting_since).await, failed_since(stage, begun))
     };
     let done = done.await;
     let gone = gone(stage).await;
@@ -74,42 +55,20 @@ pub async fn bad(stage: &mut Stage) -> Result<(), String> {
     let done = async {
         let number = up(stage, spoilt(&current)).await?;
         stage.fault("its defect shows", BTreeSet::from([number]));
-        let (begun, before) = (now(), stage.fleet.lock().await.balancer.given().len());
+        let (begun, lines) = (now(), stage.fleet.lock().await.balancer.given().len());
         let (share, alarmed) = serve(stage, number).await?;
-        if !alarmed {
-            return Err("the gate has not noticed".to_owned());
-        }
-        Ok((begun, before, share))
+        Ok::<_, String>((begun, lines, share, alarmed))
     };
     let done = done.await;
     gone(stage).await?;
-    let (begun, lines, share) = done?;
+    let (begun, lines, share, alarmed) = done?;
     let given = stage.fleet.lock().await.balancer.given();
     let (answers, spoilt) = of_the_canary(&given[lines..]);
-    // Counted over its answers in order; one more is allowed for requests that had begun before.
-    if spoilt as f64 > answers as f64 * SPOILT + 1.0 {
-        return Err(format!(
-            "{spoilt} of {answers} answers of the canary are 5xx: more than its defect makes"
-        ));
-    }
-    let attempts = stage.timeline.attempts(begun);
-    let failed = attempts.iter().filter(|attempt| attempt.error.is_some()).count();
-    let part = f64::from(WEIGHT) / 100.0 * SPOILT;
-    let expected = share.requests as f64 * part;
-    stage
-        .timeline
-        .event(&format!("{failed} of {} requests have failed, {expected:.0} expected", share.requests));
-    if at_least(failed, share.requests, part) < CHANCE {
-        return Err(format!(
-            "{failed} of {} requests have failed, where {expected:.0} were due",
-            share.requests
-        ));
-    }
-    is_a_tenth(&share)?;
+    let failed = failed_since(stage, begun);
+    let (requests, due) = (share.requests, verdict::due(&share));
+    stage.timeline.event(&format!("{failed} of {requests} requests have failed, {due:.0} expected"));
     let after = stage.ids().await;
-    if before != after {
-        return Err(format!("the fleet was {before:?} and is {after:?}"));
-    }
+    verdict::bad(&Bad { alarmed, share, answers, spoilt, failed, before, after })?;
     runs(stage, &current).await
 }
 
@@ -154,10 +113,10 @@ async fn serve(stage: &mut Stage, number: u8) -> Result<(Share, bool), String> {
     let alarmed = loop {
         tokio::time::sleep(PERIOD).await;
         let given = stage.fleet.lock().await.balancer.given();
-        periods.push(is_bad(&given[before..]));
+        let (answers, failed) = of_the_canary(&given[before..]);
+        periods.push(verdict::is_bad_period(answers, failed));
         before = given.len();
-        let last = &periods[periods.len().saturating_sub(PERIODS)..];
-        if last.iter().filter(|bad| **bad).count() >= BAD_PERIODS {
+        if verdict::alarms(&periods) {
             break Ok(true);
         }
         let requests = had_since(stage, number, begun).await;
@@ -182,13 +141,6 @@ async fn serve(stage: &mut Stage, number: u8) -> Result<(Share, bool), String> {
     alarmed.map(|alarmed| (share, alarmed))
 }
 
-/// Whether a period is bad by the rule of the alarm CanaryGate: more than 1 % of its answers are 5xx, and at least
-/// three.
-fn is_bad(period: &[Given]) -> bool {
-    let (requests, failed) = of_the_canary(period);
-    failed >= 3 && failed * 100 > requests
-}
-
 /// Numbers of its requests, and of those that it answered with 5xx.
 fn of_the_canary(given: &[Given]) -> (usize, usize) {
     let given: Vec<_> = given.iter().filter(|given| given.pool == Some(Pool::Canary)).collect();
@@ -202,16 +154,10 @@ async fn had_since(stage: &Stage, number: u8, since: f64) -> usize {
     attempts.iter().filter(|attempt| targets.get(&attempt.number) == Some(&number)).count()
 }
 
-/// Checks that the canary's share is within the limits of chance.
-fn is_a_tenth(share: &Share) -> Result<(), String> {
-    let part = f64::from(WEIGHT) / 100.0;
-    let (as_many, more) =
-        (at_least(share.canary, share.requests, part), at_least(share.canary + 1, share.requests, part));
-    if as_many < CHANCE || 1.0 - more < CHANCE {
-        Err(format!("the canary had {} of {} requests: no tenth", share.canary, share.requests))
-    } else {
-        Ok(())
-    }
+/// Number of failed requests of clients that began after `since`. Deliveries are counted by the ledger.
+fn failed_since(stage: &Stage, since: f64) -> usize {
+    let attempts = stage.timeline.attempts(since);
+    attempts.iter().filter(|attempt| attempt.kind != "notice" && attempt.error.is_some()).count()
 }
 
 /// Removes the canary and its weight.
@@ -231,20 +177,5 @@ async fn gone(stage: &mut Stage) -> Result<(), String> {
 /// Checks that there is no canary, and that the balancer would send it nothing.
 async fn at_rest(stage: &Stage) -> Result<(), String> {
     let fleet = stage.fleet.lock().await;
-    match (fleet.balancer.weight().await, fleet.of(Pool::Canary).count()) {
-        (Some(0), 0) => Ok(()),
-        (weight, canaries) => Err(format!("the canary's weight is {weight:?}, and {canaries} are there")),
-    }
-}
-
-/// Probability of at least `times` successes in `tries`, each with probability `part` (the tail of the binomial
-/// distribution).
-fn at_least(times: usize, tries: usize, part: f64) -> f64 {
-    let mut logarithm = tries as f64 * (1.0 - part).ln();
-    let mut below = 0.0;
-    for came in 0..times.min(tries + 1) {
-        below += logarithm.exp();
-        logarithm += ((tries - came) as f64 / (came + 1) as f64).ln() + (part / (1.0 - part)).ln();
-    }
-    1.0 - below
+    verdict::is_at_rest(fleet.balancer.weight().await, fleet.of(Pool::Canary).count())
 }

@@ -31,6 +31,7 @@ mod sink;
 mod stage;
 mod timeline;
 mod upload;
+mod verdict;
 mod vm;
 mod volume;
 mod vpc;

@@ -9,6 +9,7 @@ use super::fleet::{Pace, wait_for};
 use super::machine::Image;
 use super::stage::{SETTLE_LIMIT, Stage};
 use super::timeline::{Attempt, now};
+use super::verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scenario {
@@ -148,10 +149,9 @@ impl Scenario {
                 let of_the_lost = target.is_some_and(|target| fault.lost.contains(&target));
                 of_the_lost && !attempt.answered && (-30.0..UNNOTICED_S).contains(&since)
             }
-            // Each failure must be the defect's answer; no other instance may fail, nor the canary in another way.
             Scenario::BadCanary => {
                 let of_the_canary = target.is_some_and(|target| fault.lost.contains(&target));
-                of_the_canary && attempt.answered && attempt.at >= fault.at - 30.0
+                verdict::is_the_defects(of_the_canary, attempt.answered, since)
             }
             // No report is acknowledged before it is on the bus.
             Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
@@ -262,14 +262,12 @@ pub async fn roll(stage: &mut Stage, image: Image, pace: Pace) -> Result<(), Str
 
 /// Checks that the whole fleet runs this image, independently of the group's view.
 pub async fn runs(stage: &Stage, image: &Image) -> Result<(), String> {
+    let mut found = Vec::new();
     for member in stage.fleet.lock().await.of(Pool::Fleet) {
-        let found = member.machine.run("cat /etc/salebell-image").await;
-        let found = String::from_utf8_lossy(&found.stdout).trim().to_owned();
-        if found != image.version {
-            return Err(format!("{} runs {found:?} and not {}", member.id, image.version));
-        }
+        let version = member.machine.run("cat /etc/salebell-image").await;
+        found.push((member.id.clone(), String::from_utf8_lossy(&version.stdout).trim().to_owned()));
     }
-    Ok(())
+    verdict::all_run(&image.version, &found)
 }
 
 async fn bad_image(stage: &mut Stage) -> Result<(), String> {

@@ -5,14 +5,14 @@ import pathlib
 import subprocess
 import sys
 
-import yaml
+import skips
 
 HERE = pathlib.Path(__file__).parent
 FOLDER = HERE.parents[1] / "cloudformation"
 
 
 def failed(checkov):
-    """Check, template, resource and what was checked."""
+    """Check, resource, and what was checked in which template."""
     command = [checkov, "--directory", FOLDER, "--framework", "cloudformation", "--skip-download", "--quiet", "--output", "json"]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     try:
@@ -23,28 +23,12 @@ def failed(checkov):
         sys.exit(f"checkov cannot read {report['results']['parsing_errors']}")
     for check in report["results"]["failed_checks"]:
         resource = check["resource"].rsplit(".", 1)[-1]
-        yield check["check_id"], pathlib.Path(check["file_path"]).name, resource, check["check_name"]
+        yield check["check_id"], resource, f"{check['check_name']} ({pathlib.Path(check['file_path']).name})"
 
 
 def main():
-    skipped = yaml.safe_load((HERE / "checkov.yaml").read_text()) or {}
-    needed, problems = set(), set()
-    for check, file, resource, what in failed(sys.argv[1]):
-        skip = skipped.get(check, {})
-        resources = skip.get("resources") if skip else []
-        if skip and resources is None:
-            needed.add((check, None))
-        elif resource in resources:
-            needed.add((check, resource))
-        else:
-            problems.add(f"{check} {file} {resource}: {what}")
-    for check, skip in skipped.items():
-        if not skip.get("reason"):
-            problems.add(f"{check} is skipped without a reason")
-        for resource in skip.get("resources") or [None]:
-            if (check, resource) not in needed:
-                problems.add(f"{check} is skipped{f' for {resource}' if resource else ''}, and need not be")
-    for problem in sorted(problems):
+    problems = skips.problems(failed(sys.argv[1]), HERE / "checkov.yaml")
+    for problem in problems:
         print(problem)
     sys.exit(bool(problems))
 

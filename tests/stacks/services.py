@@ -143,7 +143,7 @@ def _buckets(world):
                 yield from _write(world, "logdelivery.elasticloadbalancing.amazonaws.com", bucket, path, ())
     for stack, id, properties in world.resources("AWS::S3::Bucket"):
         if logging := properties.get("LoggingConfiguration"):
-            source = _source(world, world.arn(stack, id))
+            source = ("aws:SourceAccount", world.stacks[stack]["Account"]), ("aws:SourceArn", world.arn(stack, id))
             path = f"{logging.get('LogFilePrefix', '')}2026-11-29-x"
             yield from _write(world, "logging.s3.amazonaws.com", logging["DestinationBucketName"], path, source)
     for stack, id, properties in world.resources("AWS::CloudTrail::Trail"):

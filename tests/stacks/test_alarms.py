@@ -163,6 +163,17 @@ def test_alarms_fire_when_the_table_says(stacks):
     assert not problems
 
 
+def test_a_canary_that_was_left_is_told_after_longer_than_a_rollout_needs_it(stacks):
+    """6 minutes to come up, 10 and twice 10 more to serve, and 10 for all instances; a quarter of that for CloudFormation."""
+    for environment in ENVIRONMENTS:
+        resolved = stacks.resolved(environment)
+        left = resolved["alarms"]["Resources"]["CanaryLeft"]["Properties"]
+        ((_, _, _, dimensions),) = alarms.metrics_of({"Properties": left})
+        assert dimensions == {"AutoScalingGroupName": resolved["service"]["Refs"]["CanaryGroup"]}, environment
+        minutes = int(left["Period"]) * int(left["EvaluationPeriods"]) / 60
+        assert (6 + 10 + 20 + 10) * 1.25 < minutes <= 60, environment
+
+
 OPERATORS = {
     ">": "GreaterThanThreshold",
     ">=": "GreaterThanOrEqualToThreshold",

@@ -195,7 +195,7 @@ def test_a_deploy_of_templates_never_undoes_a_rollout(folder):
 
 
 def test_the_hash_changes_with_each_setting_but_those_that_change_live(folder):
-    sentence = re.search(r"## What changes without a restart\n\nTokens of IAM are renewed\.(.*?) are read again", settings_page(), re.S)[1]
+    sentence = re.search(r"## Settings that change without a restart\n\nTokens of IAM are renewed\.(.*?) are read again", settings_page(), re.S)[1]
     live = [name.replace(".", "/") for name in re.findall(r"`([a-z_.]+)`", sentence)]
     assert len(live) == 6
     folder.template("60-service.yaml", SERVICE)

@@ -1,5 +1,6 @@
 //! The repository itself: layers of the source, pages about the program, scripts on the machine that runs them.
 
+mod canary_verdict;
 mod machine;
 mod metrics;
 mod readme;
