@@ -19,7 +19,7 @@ format: ## formats the Rust sources
 	cargo fmt --all
 
 reference: ## writes the pages of docs/reference/ that the program prints
-	@for page in settings metrics problems commands; do cargo run --locked --quiet -- reference $$page > docs/reference/$$page.md || exit; done
+	@for page in settings metrics logs routes problems commands; do cargo run --locked --quiet -- reference $$page > docs/reference/$$page.md || exit; done
 
 bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/0019-image.md)
 	@scripts/bake-image.sh local $(ARGS)

@@ -27,6 +27,7 @@ use crate::server::Server;
 use crate::server::process::{self, Part};
 use crate::store::unreachable::explain_unreachable;
 use crate::telemetry::Quiet;
+use crate::telemetry::table::Service;
 use crate::{secrets, store, telemetry, worker};
 
 /// Default address of metrics, unless another program uses it.
@@ -183,7 +184,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
         let mut parts =
             vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
         parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
-        let ended = process::run(app.clone(), "dev", metrics, parts).await;
+        let ended = process::run(app.clone(), Service::Dev, metrics, parts).await;
         // Usually it has finished. If not, it must not announce services that have stopped.
         welcome.abort();
         let greeted = welcome.await;

@@ -30,6 +30,7 @@ use crate::instance::{boot, ready, terminating};
 use crate::server::process;
 use crate::store::unreachable::explain_unreachable;
 use crate::telemetry::emf::Reporter;
+use crate::telemetry::table::Service;
 use crate::{store, telemetry};
 
 /// Rings when a video game goes on sale.
@@ -152,7 +153,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Ready { abandon: true, reason, .. } => {
             let config = beside()?;
-            let reporter = Reporter::start(&config.telemetry, "boot");
+            let reporter = Reporter::start(&config.telemetry, Service::Boot);
             let abandoned = ready::abandon(&config, &reason).await;
             if let Some(Err(error)) = reporter.map(|reporter| reporter.write(Clock::system().now())) {
                 log::warn!(target: "salebell::emf", "metrics were not written: {error}");

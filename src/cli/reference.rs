@@ -9,7 +9,9 @@ use clap::ValueEnum;
 
 use crate::config::settings::AREAS;
 use crate::error::{Error, Kind};
-use crate::telemetry::table::{CloudWatch, METRICS};
+use crate::http::ROUTES;
+use crate::telemetry::log_table::{FIELDS, MESSAGES, PARTS};
+use crate::telemetry::table::{CloudWatch, METRICS, Service, VALUES};
 
 /// Print a page of the reference, as Markdown.
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,10 @@ pub enum ReferencePage {
     Settings,
     /// Every metric with its labels, and how CloudWatch has it.
     Metrics,
+    /// Every part that writes log lines, every field, and the messages to search for.
+    Logs,
+    /// Every path of the API with its methods.
+    Routes,
     /// Every type of problem that the API answers.
     Problems,
     /// Every command with its options.
@@ -32,14 +38,22 @@ pub enum ReferencePage {
 }
 
 impl ReferencePage {
-    pub const ALL: [ReferencePage; 4] =
-        [ReferencePage::Settings, ReferencePage::Metrics, ReferencePage::Problems, ReferencePage::Commands];
+    pub const ALL: [ReferencePage; 6] = [
+        ReferencePage::Settings,
+        ReferencePage::Metrics,
+        ReferencePage::Logs,
+        ReferencePage::Routes,
+        ReferencePage::Problems,
+        ReferencePage::Commands,
+    ];
 
     /// Name on the command line, and of the file in docs/reference/.
     pub fn name(self) -> &'static str {
         match self {
             ReferencePage::Settings => "settings",
             ReferencePage::Metrics => "metrics",
+            ReferencePage::Logs => "logs",
+            ReferencePage::Routes => "routes",
             ReferencePage::Problems => "problems",
             ReferencePage::Commands => "commands",
         }
@@ -50,6 +64,8 @@ impl ReferencePage {
         let (title, introduction, body) = match self {
             ReferencePage::Settings => ("Settings", SETTINGS, settings()),
             ReferencePage::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
+            ReferencePage::Logs => ("Logs", LOGS, logs()),
+            ReferencePage::Routes => ("Routes", ROUTES_INTRODUCTION, routes()),
             ReferencePage::Problems => ("Problems", PROBLEMS, problems()),
             ReferencePage::Commands => ("Commands", COMMANDS, commands(program)),
         };
@@ -84,15 +100,20 @@ format of Prometheus; [CloudWatch](../guides/observe.md#metrics-in-cloudwatch) g
 `environment` and those of the table. Metrics of the fleet are the same whichever process reports them; the queues are
 polled every five seconds at most. A value that is unknown is `NaN`, and left out in CloudWatch.
 
-- `outcome` of observations: `recorded`, `unchanged`, `stale`, `quarantined`, `failed`; of attempts: `delivered`, `refused`
-  (an answer other than 2xx), `unanswered`; of weekly mails: `sent`, `failed`, `given_up`; of the dead man's switch:
-  `fired`, `held_back` (another instance is being replaced), `disarmed` (not in service), `heard` (a health check came
-  after all), `failed` (a query of the metadata, the database or AWS failed).
-- `kind` of failures is the part behind `salebell::` in the log (`deliver`, `record`, `process`, `panic`, …), `other` for
+- `kind` of failures is a [part of the log](logs.md#parts) that writes lines of level `warn` or `error`, or `other` for
   libraries. A receiver that does not answer is not a failure of ours and counts among the attempts.
 - On AWS `bus_oldest_message_age_seconds` is the age of the message that was received last: alarm on CloudWatch's
   `ApproximateAgeOfOldestMessage` of the queue, and on the depth of its dead-letter queue.
 - `deliveries_oldest_due_age_seconds` covers 2,000 channels at a time, others each time.";
+
+const LOGS: &str = "\
+[Observe a deployment](../guides/observe.md#logs) says where the log goes. A line has a target, a level, a message and fields. The
+journal shows fields in capitals (`REQUEST_ID` for `request.id`), CloudWatch in small letters (`request_id`), beside `time`,
+`unit`, `target`, `message` and `level`, which is `warning` for `warn`. Lines of level `warn` and `error` are counted in
+`salebell_failures_total`.";
+
+const ROUTES_INTRODUCTION: &str = "\
+[The API](api.md) describes them. A path that answers `GET` answers `HEAD` too.";
 
 const PROBLEMS: &str = "\
 Every refusal is a problem document (RFC 9457, `application/problem+json`); [the API](api.md#what-every-route-has-in-common)
@@ -119,8 +140,17 @@ fn settings() -> String {
     page
 }
 
+/// Words as code, with commas.
+fn code<W: std::fmt::Display>(words: impl IntoIterator<Item = W>) -> String {
+    words.into_iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A cell of a table; an empty one has no space in it.
+fn cell(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(" {text}") }
+}
+
 fn metrics() -> String {
-    let code = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     let mut page = String::from(
         "| metric | type, unit | labels | in CloudWatch by | meaning |\n|---|---|---|---|---|\n",
     );
@@ -131,14 +161,53 @@ fn metrics() -> String {
             CloudWatch::By(&[]) => "service".to_owned(),
             CloudWatch::By(labels) => format!("service, {}", code(labels)),
         };
-        let labels =
-            if metric.labels.is_empty() { String::new() } else { format!(" {}", code(metric.labels)) };
+        let labels = cell(&code(metric.labels));
         let (name, kind) = (metric.name, metric.kind.name());
         let _ = writeln!(
             page,
             "| `{name}` | {kind}, {} |{labels} | {cloudwatch} | {} |",
             metric.unit, metric.help
         );
+    }
+    page.push_str("\n## Values of labels\n\nLabels without a row take what a request, a task or a version brings; `kind` of failures is above.\n\n");
+    page.push_str("| metric | label | values | meaning |\n|---|---|---|---|\n");
+    let services = code(Service::ALL.map(Service::name));
+    let _ = writeln!(
+        page,
+        "| in CloudWatch | `service` | {services} | `boot`: a launch that failed; `dev`: `salebell dev` |"
+    );
+    for one in VALUES {
+        let (values, help) = (code(one.values), cell(one.help));
+        let _ = writeln!(page, "| `{}` | `{}` | {values} |{help} |", one.metric, one.label);
+    }
+    page
+}
+
+fn logs() -> String {
+    let mut page = String::from("## Parts\n\n| target | levels | what |\n|---|---|---|\n");
+    for part in PARTS {
+        let levels = code(part.levels.iter().map(|level| level.as_str().to_lowercase()));
+        let _ = writeln!(page, "| `salebell::{}` | {levels} | {} |", part.name, part.help);
+    }
+    page.push_str("\n## Fields\n\n| field | of | meaning |\n|---|---|---|\n");
+    for field in FIELDS {
+        let _ = writeln!(page, "| `{}` | {} | {} |", field.name, code(field.parts), field.help);
+    }
+    page.push_str("\n## Messages\n\nThose that pages search for; their words stay.\n\n");
+    page.push_str("| target | message | meaning |\n|---|---|---|\n");
+    for message in MESSAGES {
+        let target = message.part.map_or_else(|| "any".to_owned(), |part| format!("`salebell::{part}`"));
+        let _ = writeln!(page, "| {target} | `{}` | {} |", message.text, message.help);
+    }
+    page
+}
+
+fn routes() -> String {
+    let mut page = String::from("| path | methods |\n|---|---|\n");
+    // The table of URLs may have several lines for a path, one after another.
+    for of_path in ROUTES.chunk_by(|one, next| one.path == next.path) {
+        let _ =
+            writeln!(page, "| `{}` | {} |", of_path[0].path, code(of_path.iter().map(|route| &route.method)));
     }
     page
 }

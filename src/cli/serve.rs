@@ -10,6 +10,7 @@ use crate::instance::renewal::{Origin, Renewal};
 use crate::instance::{dead_man, disk};
 use crate::server::Server;
 use crate::server::process::{self, Part};
+use crate::telemetry::table::Service;
 
 pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     let app = AppState::new(config, Clock::system())?;
@@ -33,7 +34,7 @@ pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     if app.config.instance.disk_full.is_some() {
         parts.push(Part::new("the look at the disk", disk::run(app.clone())));
     }
-    let ended = process::run(app.clone(), "api", metrics, parts).await;
+    let ended = process::run(app.clone(), Service::Api, metrics, parts).await;
     if app.health.dead_man.has_fired() {
         Ok(ExitCode::from(dead_man::EXIT_CODE))
     } else {
@@ -46,7 +47,7 @@ pub async fn worker(config: Config, origin: Origin) -> Result<()> {
     keep_new(&app, origin);
     let metrics = Server::bind_metrics(app.clone(), app.config.worker.metrics_listen).await?;
     let part = Part::new("the worker", crate::worker::run(app.clone()));
-    process::run(app, "worker", metrics, vec![part]).await
+    process::run(app, Service::Worker, metrics, vec![part]).await
 }
 
 /// Keeps the live settings up to date with Parameter Store and Secrets Manager until the process ends.

@@ -20,6 +20,7 @@ use crate::health::systemd::notify;
 use crate::server::Server;
 use crate::telemetry::emf::Reporter;
 use crate::telemetry::gauges::Gauges;
+use crate::telemetry::table::Service;
 
 /// Timeout for writing the last metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ pub fn forbid_core_dumps() -> Result<()> {
 ///
 /// # Errors
 /// A part failed, ended before `app.stopping`, or did not end within its limit after it.
-pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Part>) -> Result<()> {
+pub async fn run(app: App, service: Service, metrics: Server, parts: Vec<Part>) -> Result<()> {
     let signals = Signals::new()?;
     // The reporter starts before anything is counted.
     let reporter = Reporter::start(&app.config.telemetry, service);

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use systemd_journal_logger::JournalLog;
 
 use super::recorder::{self, Delta, Sample, Tallies};
-use super::table::{CloudWatch, Metric};
+use super::table::{CloudWatch, Metric, Service};
 use crate::config::{EmfTarget, TelemetryConfig};
 
 /// CloudWatch namespace of all metrics.
@@ -34,7 +34,7 @@ pub struct Reporter {
     target: EmfTarget,
     /// Interval between two writes.
     pub every: Duration,
-    service: &'static str,
+    service: Service,
     environment: String,
     tallies: &'static Tallies,
     /// Held during a write: two concurrent ones would report the same values twice.
@@ -43,7 +43,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Starts counting for CloudWatch; `None` if `telemetry.emf` is off.
-    pub fn start(settings: &TelemetryConfig, service: &'static str) -> Option<Reporter> {
+    pub fn start(settings: &TelemetryConfig, service: Service) -> Option<Reporter> {
         if settings.emf == EmfTarget::Off {
             return None;
         }
@@ -129,7 +129,7 @@ impl Reporter {
             "_aws".to_owned(),
             json!({"Timestamp": now.timestamp_millis(), "CloudWatchMetrics": directives}),
         );
-        root.insert("service".to_owned(), self.service.into());
+        root.insert("service".to_owned(), self.service.name().into());
         root.insert("environment".to_owned(), self.environment.clone().into());
         root.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         root.extend(dimensions.iter().map(|(label, value)| ((*label).to_owned(), value.clone().into())));
@@ -184,7 +184,7 @@ mod tests {
             emf_every: Duration::from_secs(60),
             environment: "prod".to_owned(),
         };
-        Reporter::start(&settings, "worker").unwrap()
+        Reporter::start(&settings, Service::Worker).unwrap()
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod gauges;
 pub mod trace_context;
 
 pub mod emf;
+pub mod log_table;
 mod recorder;
 mod stderr;
 pub mod table;
@@ -152,7 +153,7 @@ pub fn metrics() -> &'static PrometheusHandle {
             .build_recorder();
         let handle = recorder.handle();
         if metrics::set_global_recorder(Both(recorder)).is_err() {
-            log::error!("another metrics recorder is installed; there will be no metrics");
+            log::error!(target: "salebell::process", "another metrics recorder is installed; there will be no metrics");
         }
         for metric in METRICS {
             match metric.kind {

@@ -1,5 +1,8 @@
 //! Table of metrics: the source of their descriptions in `/metrics`, of the selection for CloudWatch, and of
-//! `salebell reference metrics`. `tests/it/project/metrics.rs` compares the code with it.
+//! `salebell reference metrics`. `tests/it/project/source_rules.rs` compares the code with it.
+
+use crate::domain::delivery::DisabledReason;
+use crate::domain::price::TransitionKind;
 
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,99 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_dead_man_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "requests of the dead man's switch for a replacement, by outcome"),
     metric("salebell_disk_free_bytes", Gauge, BYTES, &[], By(&[]), "free on the instance's own disk, where `instance.disk_full_s` is set"),
     metric("salebell_disk_replacements_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "requests for a replacement because of a full disk, by outcome"),
+];
+
+/// A program that reports metrics: the dimension `service` in CloudWatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Api,
+    Worker,
+    /// `salebell ready --abandon`, which reports the failed launch of an instance.
+    Boot,
+    /// `salebell dev`.
+    Dev,
+}
+
+impl Service {
+    pub const ALL: [Service; 4] = [Service::Api, Service::Worker, Service::Boot, Service::Dev];
+
+    /// Value of the dimension.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Service::Api => "api",
+            Service::Worker => "worker",
+            Service::Boot => "boot",
+            Service::Dev => "dev",
+        }
+    }
+}
+
+/// Values of a label that has few. Other labels are open: routes, methods, tasks, versions. `kind` of
+/// `salebell_failures_total` is a part of the log (`log_table::PARTS`), or `other`.
+#[derive(Debug)]
+pub struct LabelValues {
+    pub metric: &'static str,
+    pub label: &'static str,
+    pub values: &'static [&'static str],
+    /// Meaning of the values, as far as their names do not give it.
+    pub help: &'static str,
+}
+
+const fn values(
+    metric: &'static str,
+    label: &'static str,
+    values: &'static [&'static str],
+    help: &'static str,
+) -> LabelValues {
+    LabelValues { metric, label, values, help }
+}
+
+const CLASSES: &[&str] = &["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
+
+const CODES: &[&str] = &[
+    "Ok",
+    "Cancelled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+    "aborted",
+];
+
+const POOLS: &[&str] = &["writer", "reader"];
+
+/// The values of labels, in the order of the metrics.
+#[rustfmt::skip]
+pub const VALUES: &[LabelValues] = &[
+    values("http_requests_total", "status", CLASSES, "class of the status; `aborted`: the client went away"),
+    values("http_request_duration_seconds", "status", CLASSES, "as above"),
+    values("grpc_requests_total", "code", CODES, "status of gRPC; `aborted`: the client went away"),
+    values("grpc_request_duration_seconds", "code", CODES, "as above"),
+    values("salebell_observations_total", "outcome", &["recorded", "unchanged", "stale", "quarantined", "failed"], "`stale`: older than the offer's last one"),
+    values("salebell_transitions_total", "kind", TransitionKind::NAMES, ""),
+    values("salebell_delivery_attempts_total", "outcome", &["delivered", "refused", "unanswered"], "`refused`: an answer other than 2xx"),
+    values("salebell_deliveries_cancelled_total", "reason", &["channel_disabled", "price_no_longer_matches", "sale_ended", "watch_deleted", "watch_paused"], ""),
+    values("salebell_channels_disabled_total", "reason", &[DisabledReason::Gone.name(), DisabledReason::Failing.name()], "`gone`: the receiver answered 410; `failing`: nothing was delivered for five days"),
+    values("salebell_weekly_mails_total", "outcome", &["sent", "failed", "given_up"], "`failed`: it is retried"),
+    values("salebell_worker_rounds_total", "outcome", &["more", "idle", "failed"], "`failed`: it is retried"),
+    values("salebell_file_orphans_total", "side", &["row", "bytes", "upload"], "`row`: a file without bytes, which should not happen; `bytes`: bytes without a file; `upload`: an abandoned multipart upload"),
+    values("database_connections", "pool", POOLS, ""),
+    values("database_connections", "state", &["idle", "used"], ""),
+    values("database_wait_seconds", "pool", POOLS, ""),
+    values("salebell_database_tokens_total", "outcome", &["made", "failed", "refused"], "`failed`: there were no credentials; `refused`: by the database, although new"),
+    values("salebell_dead_man_total", "outcome", &["fired", "held_back", "disarmed", "heard", "failed"], "`held_back`: another instance is being replaced; `disarmed`: not in service; `heard`: a health check came after all; `failed`: a query of the metadata, the database or AWS failed"),
+    values("salebell_disk_replacements_total", "outcome", &["replaced", "held_back", "not_in_service", "failed"], "as of `salebell_dead_man_total`; `not_in_service`: the group does not want this instance in service"),
 ];
 
 /// Metric of this name.

@@ -16,6 +16,8 @@ import uuid
 
 FOLDER = os.environ["LOGS_DIRECTORY"]
 MAX_BYTES = int(os.environ.get("SALEBELL_LOGS_MAX_BYTES", 32 * 1024 * 1024))
+# Fields that an entry has besides its own.
+OF_THE_JOURNAL = {"MESSAGE", "PRIORITY", "CODE_FILE", "CODE_LINE", "CODE_FUNC", "CODE_MODULE"}
 LEVELS = ("emergency", "alert", "critical", "error", "warning", "notice", "info", "debug")
 
 
@@ -84,7 +86,7 @@ def describe(entry):
     if not ours:
         return "system", json.dumps(line)
     for name, value in entry.items():
-        if not name.startswith(("_", "SYSLOG_", "CODE_")) and name not in ("MESSAGE", "PRIORITY"):
+        if not name.startswith(("_", "SYSLOG_")) and name not in OF_THE_JOURNAL:
             line.setdefault(name.lower(), text(value))
     return "access" if target == "salebell::access" else "application", json.dumps(line)
 
@@ -117,4 +119,5 @@ def main():
     sys.exit("journalctl has ended")
 
 
-main()
+if __name__ == "__main__":
+    main()

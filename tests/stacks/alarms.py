@@ -1,9 +1,8 @@
-"""What watches and tells: alarms, event rules and the budget of resolved stacks, the metrics that they and the dashboard use,
-docs/reference/metrics.md's table, and the runbooks."""
+"""What watches and tells: alarms, event rules and the budget of resolved stacks, the metrics that they and the dashboard use, and
+the runbooks."""
 
 import functools
 import json
-import pathlib
 import re
 
 import yaml
@@ -36,53 +35,6 @@ def metrics_of_aws():
         namespace: {name: [frozenset(one) for one in dimensions] for name, dimensions in metrics.items()}
         for namespace, metrics in listed.items()
     }
-
-
-@functools.cache
-def metrics_of_ours():
-    """Metric → what tells it apart in CloudWatch, None for what does not go there: docs/reference/metrics.md's table."""
-    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram), \w+ \| [^|]*\| ([^|]*) \|", page, re.M)
-    found = {}
-    for name, by in rows:
-        if by == "–":
-            found[name] = None
-        elif by == "fleet":
-            found[name] = frozenset({"environment"})
-        else:
-            found[name] = frozenset({"environment", "service", *re.findall(r"`(\w+)`", by)})
-    return found
-
-
-@functools.cache
-def files():
-    """The program's sources: path → text."""
-    return {path.relative_to(ROOT): path.read_text() for path in sorted([*(ROOT / "src").rglob("*.rs"), *(ROOT / "core").rglob("*.rs")])}
-
-
-@functools.cache
-def sources():
-    """All of them in one, for a look at the words in them."""
-    return "\n".join(files().values())
-
-
-@functools.cache
-def says(metric, label, value):
-    """Whether the program ever tells `metric` with this value of a label: the word is in a file that records it."""
-    if label == "service":
-        return any(f'"{value}"' in files()[pathlib.Path(path)] for path in ("src/cli/mod.rs", "src/cli/serve.rs"))
-    if (metric, label) == ("salebell_failures_total", "kind"):
-        return f'target: "salebell::{value}"' in sources()
-    recording = [text for text in files().values() if f'!("{metric}"' in "".join(text.split())]
-    recording += [files()[pathlib.Path(path)] for path in NAMED_IN.get((metric, label), [])]
-    return any(f'"{value}"' in text for text in recording)
-
-
-# Where a label's values are words, when it is not where the metric is recorded.
-NAMED_IN = {
-    ("database_wait_seconds", "pool"): ["src/app/mod.rs"],
-    ("salebell_transitions_total", "kind"): ["core/src/domain/price.rs"],
-}
 
 
 def watchers(resolved):

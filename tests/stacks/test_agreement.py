@@ -5,12 +5,11 @@ import functools
 import json
 import tomllib
 
+import reference
 from resolve import ENVIRONMENTS, ROOT, of_type
 from stacks import summary
 
 DAY = 86_400
-# docs/reference/settings.md: the defaults of worker.lease_s and server.idle_timeout_s.
-LEASE_S, IDLE_TIMEOUT_S = 60, 90
 
 
 @functools.cache
@@ -88,7 +87,7 @@ def test_targets_are_where_the_program_listens(stacks):
 
 
 def test_the_program_is_more_patient_than_the_balancer(stacks):
-    problems = []
+    problems, idle_timeout = [], int(reference.settings()["server.idle_timeout_s"])
     for name, properties, where in each(stacks, "AWS::ElasticLoadBalancingV2::TargetGroup"):
         seen = int(properties["HealthCheckIntervalSeconds"]) * int(properties["UnhealthyThresholdCount"])
         if not seen < appliance()["server"]["linger_s"]:
@@ -97,7 +96,7 @@ def test_the_program_is_more_patient_than_the_balancer(stacks):
             problems.append((f"{name}: {seen} s, and the dead man's switch fires within three times that", where))
     for name, properties, where in each(stacks, "AWS::ElasticLoadBalancingV2::LoadBalancer"):
         attributes = {one["Key"]: one["Value"] for one in properties["LoadBalancerAttributes"]}
-        if not int(attributes.get("idle_timeout.timeout_seconds", 60)) < IDLE_TIMEOUT_S:
+        if not int(attributes.get("idle_timeout.timeout_seconds", 60)) < idle_timeout:
             problems.append((f"{name}: connections idle for longer than the program keeps them", where))
     assert not problems, summary(problems)
 
@@ -114,14 +113,14 @@ def test_hooks_wait_longer_than_a_heartbeat(stacks):
 
 def test_the_queue_is_as_the_program_wants_it(stacks):
     """docs/guides/bus-on-aws.md, Topics and queues."""
-    problems = []
+    problems, lease = [], int(reference.settings()["worker.lease_s"])
     for name, properties, where in each(stacks, "AWS::SQS::Queue"):
         if "Prices" not in name:
             continue
         if int(properties.get("MessageRetentionPeriod", 0)) != 14 * DAY:
             problems.append((f"{name}: messages do not wait for 14 days", where))
         if "RedrivePolicy" in properties:
-            if int(properties.get("VisibilityTimeout", 30)) != LEASE_S:
+            if int(properties.get("VisibilityTimeout", 30)) != lease:
                 problems.append((f"{name}: the visibility time-out is not worker.lease_s", where))
             if int(properties.get("ReceiveMessageWaitTimeSeconds", 0)) != 20:
                 problems.append((f"{name}: no long polling", where))

@@ -1,6 +1,7 @@
 """What the runbooks say can be typed: every command, option, output, parameter, metric, setting and link in them is there."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import jmespath
 import pytest
 
 import alarms
+import reference
 import shell_lines
 from resolve import ROOT
 
@@ -34,10 +36,12 @@ def pages():
     return {"README": (alarms.PAGES / "README.md").read_text(), **alarms.pages(), **others}
 
 
+@functools.cache
 def functions():
-    """Those of at-night.sh."""
-    text = (ROOT / "scripts/stacks/at-night.sh").read_text()
-    return set(re.findall(r"^(\w+)\(\) \{", text, re.M))
+    """Those of at-night.sh, asked of a shell that has read it."""
+    command = ["bash", "-c", ". scripts/stacks/at-night.sh dev && compgen -A function"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BASH_FUNC_")}
+    return set(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.split())
 
 
 def typed(page):
@@ -208,28 +212,52 @@ def test_figures_are_metrics_that_are_told():
             if namespace == "Salebell":
                 if metric == "$metric":
                     for metric in re.findall(r"salebell_\w+_seconds", page):
-                        if alarms.metrics_of_ours().get(metric) != dimensions:
+                        if reference.metrics().get(metric) != dimensions:
                             problems.append(f"{name}: {metric} by {sorted(dimensions)}")
-                elif alarms.metrics_of_ours().get(metric) != dimensions:
+                elif reference.metrics().get(metric) != dimensions:
                     problems.append(f"{name}: {metric} by {sorted(dimensions)}")
             elif frozenset(dimensions) not in alarms.metrics_of_aws().get(namespace, {}).get(metric, []):
                 problems.append(f"{name}: {namespace} {metric} by {sorted(dimensions)}")
     assert count > 40 and not problems
 
 
+# What carry-logs.py puts into each line, and what a query consists of besides fields.
+ALWAYS = {"time", "level", "unit", "message"}
+QUERY = set("filter stats sort limit display by as desc in like and or not count max min sum pct bin ispresent".split())
+
+
+def fields_of(group):
+    """What a line of a log group has."""
+    if group == "metrics":
+        return reference.metrics().keys() | {"environment", "service"}
+    if group in ("access", "application"):
+        is_access = group == "access"
+        parts = {part for part in reference.log_parts() if (part == "access") == is_access}
+        return ALWAYS | {"target"} | {field.replace(".", "_") for field, of in reference.log_fields().items() if of & parts}
+    return ALWAYS
+
+
+def is_logged(group, target, text):
+    """Whether messages of a group have this in them, as far as they are of ours."""
+    if group == "access":
+        return any(text in path for path in reference.routes())
+    said = [message for part, message in reference.log_messages() if target in (None, part) or part is None]
+    return group != "application" or any(text in message for message in said)
+
+
 def test_logs_are_asked_for_what_they_have():
-    """Groups, the parts of the program that say something, and the fields of a line."""
-    sources = alarms.sources()
-    # log::warn!(target: …, "message.id" = …, receives = …; and those that the carrier of the journal adds.
-    fields = {name.replace(".", "_") for name in re.findall(r'"([a-z]+\.[a-z_.]+)" =', sources)}
-    fields |= {"time", "level", "unit", "message", "target", "duration_ms", "service", "n", "p99", "last", "free", "seconds"}
-    known = fields | {"filter", "stats", "sort", "limit", "display", "by", "as", "desc", "in", "like", "and", "or", "not", "count", "max",
-        "min", "sum", "pct", "bin", "ispresent"}  # fmt: skip
+    """Groups, the parts of the program that log something, the fields of a line, and messages."""
     problems, count = [], 0
     for name, page in pages().items():
-        for part in set(re.findall(r"`?salebell::(\w+)", page)):
-            if f'"salebell::{part}"' not in sources:
-                problems.append(f"{name}: nothing says salebell::{part}")
+        problems += [
+            f"{name}: nothing says salebell::{part}"
+            for part in set(re.findall(r"`?salebell::(\w+)", page)) - reference.log_parts().keys()
+        ]
+        problems += [
+            f"{name}: salebell::{part} never says {text}"
+            for part, text in re.findall(r'`salebell::(\w+)`\s"([^"]+)"', page)
+            if (part, text.removesuffix(": …")) not in reference.log_messages()
+        ]
         for command in typed(page):
             if command[0] != "ask" or command[1] == "GROUP":
                 continue
@@ -242,26 +270,26 @@ def test_logs_are_asked_for_what_they_have():
             if group.startswith("aws-waf"):
                 continue
             bare = re.sub(r'"[^"]*"|/[^/]+/(?=$| |\))', "", query)
-            for word in re.findall(r"(?<![\w@.])[a-z]\w*", bare):
-                if word not in known and f'"{word}"' not in sources:
-                    problems.append(f"{name}: {word} in {query}")
+            known = QUERY | fields_of(group) | set(re.findall(r" as (\w+)", bare))
+            problems += [f"{name}: {word} in {query}" for word in re.findall(r"(?<![\w@.])[a-z]\w*", bare) if word not in known]
+            target = re.search(r'target = "salebell::(\w+)"', query)
+            for pattern in re.findall(r"message like /([^/]+)/", query):
+                absent = [text for text in pattern.split("|") if not is_logged(group, target and target[1], text)]
+                problems += [f"{name}: no message has {text} in {query}" for text in absent]
     assert count > 40 and not problems
 
 
 def test_settings_and_commands_of_ours_are_there():
-    settings_page = (ROOT / "docs/reference/settings.md").read_text()
-    settings = set(re.findall(r"^\| `(\w+\.\w+)` \|", settings_page, re.M))
-    areas = {setting.split(".")[0] for setting in settings}
-    subcommands = set(re.findall(r"^## salebell ([\w-]+)$", (ROOT / "docs/reference/commands.md").read_text(), re.M))
+    areas = {setting.split(".")[0] for setting in reference.settings()}
     makefile = (ROOT / "Makefile").read_text()
     targets = dict(re.findall(r"^([a-z-]+):(?:.*\n)((?:\t.*\n)*)", makefile, re.M))
     problems = []
     for name, page in pages().items():
         for setting in re.findall(r"`([a-z]+\.[a-z_]+)`", page):
-            if setting.split(".")[0] in areas and setting not in settings:
+            if setting.split(".")[0] in areas and setting not in reference.settings():
                 problems.append(f"{name}: {setting}")
         for command in typed(page):
-            if command[0] == "salebell" and command[1] not in subcommands:
+            if command[0] == "salebell" and command[1] not in reference.subcommands():
                 problems.append(f"{name}: {' '.join(command)}")
             if command[0] == "make" and command[1] not in targets:
                 problems.append(f"{name}: {' '.join(command)}")

@@ -4,7 +4,8 @@ replaced, and what scales them."""
 import fnmatch
 import re
 
-from resolve import ENVIRONMENTS, ROOT, of_type
+import reference
+from resolve import ENVIRONMENTS, of_type
 from stacks import summary
 
 RULE, GROUP = "AWS::ElasticLoadBalancingV2::ListenerRule", "AWS::AutoScaling::AutoScalingGroup"
@@ -43,11 +44,9 @@ def met(stacks, path, headers):
 
 
 def routes():
-    """Every path of the API's URL table, with something in place of its parameters. That of the loopback comes after it."""
-    source = (ROOT / "src" / "http" / "mod.rs").read_text().split("pub fn metrics_router")[0]
-    paths = dict.fromkeys(re.findall(r'^ +"([^"]+)" => ', source, re.M))
-    assert len(paths) > 40
-    return sorted({re.sub(r"\{\w+\}", "01a1fb7d", path) for path in paths})
+    """Every path of the API, with something in place of its parameters."""
+    assert len(reference.routes()) > 40
+    return sorted({re.sub(r"\{\w+\}", "01a1fb7d", path) for path in reference.routes()})
 
 
 def test_forwards_go_to_both_groups_by_the_weight(stacks):

@@ -14,6 +14,7 @@ import tomllib
 
 import yaml
 
+import reference
 from resolve import ENVIRONMENTS, ROOT, of_type
 from stacks import summary, switched, templates
 
@@ -26,13 +27,6 @@ SECRETS = {
 }
 # What nobody may read who reads parameters.
 SECRET_SETTINGS = {"webhook.encryption_keys", "database.password", "email.password"}
-
-
-@functools.cache
-def documented():
-    """The settings that docs/reference/settings.md lists."""
-    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
-    return set(re.findall(r"^\| `([a-z0-9_]+(?:\.[a-z0-9_]+)+)` \|", text, re.MULTILINE))
 
 
 @functools.cache
@@ -71,10 +65,10 @@ def test_settings_have_a_place(stacks):
     always, reasons = set.intersection(*sets), default_on_aws()
     problems = [
         f"{name}: no stack writes it, or not always, and settings.yaml does not say why"
-        for name in documented() - always - reasons.keys()
+        for name in reference.settings().keys() - always - reasons.keys()
     ]
     problems += [f"{name}: settings.yaml says why not, and yet a stack writes it always" for name in always & reasons.keys()]
-    problems += [f"{name}: it is in settings.yaml, and no setting" for name in reasons.keys() - documented()]
+    problems += [f"{name}: it is in settings.yaml, and no setting" for name in reasons.keys() - reference.settings().keys()]
     problems += [f"{name}: settings.yaml has no reason" for name, reason in reasons.items() if not reason]
     assert not problems, summary(problems)
 
@@ -83,7 +77,7 @@ def test_parameters_are_settings(stacks):
     problems = []
     for label, environment, resolved in everywhere(stacks):
         for name, (properties, stack) in written(resolved).items():
-            if not name.startswith(f"/salebell/{environment}/") or setting(name) not in documented():
+            if not name.startswith(f"/salebell/{environment}/") or setting(name) not in reference.settings():
                 problems.append((f"{stack}: {name}", label))
             if properties["Type"] != "String":
                 problems.append((f"{stack}: {name} is a {properties['Type']}", label))

@@ -34,6 +34,9 @@ macro_rules! text_enum {
         }
 
         impl $name {
+            /// Names of all variants.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
             /// Name in the database and in JSON.
             pub const fn name(self) -> &'static str {
                 match self {
@@ -86,6 +89,7 @@ mod tests {
 
     #[test]
     fn a_name_means_the_same_everywhere_and_an_unknown_one_is_reported() {
+        assert_eq!(Light::NAMES, ["red", "yellow.flashing"]);
         for light in [Light::Red, Light::FlashingYellow] {
             assert_eq!(light.name().parse(), Ok(light));
             assert_eq!(serde_json::to_value(light).unwrap(), light.name());

@@ -2,13 +2,16 @@
 //!
 //! The modules of `src/lib.rs`, and below them those of `core/src/lib.rs`, are layers in this order: each may import those
 //! below it, and no other. No files import each other in a circle. Only a few of the layers contain SQL. Each recorded
-//! metric is in the table. Tests that call programs of the machine or need root are in the lists that select them.
+//! metric, with the values of its labels, and each line of the log is in the tables that `salebell reference` prints; other
+//! tests and pages rely on those. Pages that sources name are there. Tests that call programs of the machine or need root
+//! are in the lists that select them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use salebell::telemetry::table::{METRICS, MetricKind};
+use salebell::telemetry::log_table::{FIELDS, MESSAGES, PARTS};
+use salebell::telemetry::table::{METRICS, MetricKind, VALUES};
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -99,7 +102,7 @@ fn read_sources() -> Vec<Source> {
         let layer = first.trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&file).unwrap();
         // Tests inside a module may import any layer.
-        let own = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let own = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
         let lines = own.lines().filter(|line| !line.trim_start().starts_with("//"));
         let code = lines.map(|line| format!("{line}\n")).collect();
         Source { layer, path, text, code }
@@ -232,26 +235,36 @@ fn imports_are_found_however_they_are_written() {
     );
 }
 
-/// Metrics in the first argument of `counter!` and similar macros: name → kind of metric, and labels.
-fn recorded() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
-    let sources: String = read_sources().iter().flat_map(|source| source.text.split_whitespace()).collect();
-    let mut found = BTreeMap::new();
-    for kind in [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram] {
-        for (at, start) in sources.match_indices(&format!("{}!(", kind.name())) {
-            // A description, which records nothing.
-            if sources[..at].ends_with("describe_") {
-                continue;
+/// A call of `counter!` and similar macros.
+struct Recording {
+    kind: MetricKind,
+    name: String,
+    /// Label → its value, where that is a literal.
+    labels: BTreeMap<String, Option<String>>,
+    /// The file with the call, below its folder.
+    path: PathBuf,
+}
+
+fn recordings(sources: &[Source]) -> Vec<Recording> {
+    let mut found = Vec::new();
+    for source in sources {
+        let text: String = source.text.split_whitespace().collect();
+        for kind in [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram] {
+            for (at, start) in text.match_indices(&format!("{}!(", kind.name())) {
+                // A description, which records nothing.
+                if text[..at].ends_with("describe_") {
+                    continue;
+                }
+                let call = text[at + start.len()..].split(").").next().unwrap();
+                let parts: Vec<&str> = call.split("=>").collect();
+                let labels = parts.windows(2).map(|pair| {
+                    let before = pair[0].strip_suffix('"').expect(call);
+                    let value = pair[1].strip_prefix('"').and_then(|value| value.split('"').next());
+                    (before[before.rfind('"').unwrap() + 1..].to_owned(), value.map(str::to_owned))
+                });
+                let name = call.split('"').nth(1).unwrap().to_owned();
+                found.push(Recording { kind, name, labels: labels.collect(), path: source.path.clone() });
             }
-            let call = sources[at + start.len()..].split(").").next().unwrap();
-            let mut words = call.split('"').skip(1).step_by(2);
-            let name = words.next().unwrap();
-            let labels = call.rsplit("=>").skip(1).map(|before| {
-                let before = before.strip_suffix('"').expect(call);
-                before[before.rfind('"').unwrap() + 1..].to_owned()
-            });
-            let entry = found.entry(name.to_owned()).or_insert((kind.name(), BTreeSet::new()));
-            assert_eq!(entry.0, kind.name(), "{name} is recorded in two ways");
-            entry.1.extend(labels);
         }
     }
     found
@@ -259,15 +272,212 @@ fn recorded() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
 
 #[test]
 fn the_table_has_every_metric_that_is_recorded() {
-    let table: BTreeMap<_, _> = METRICS
+    let table: BTreeMap<&str, (MetricKind, BTreeSet<&str>)> = METRICS
         .iter()
-        .map(|metric| {
-            let labels = metric.labels.iter().map(|label| (*label).to_owned()).collect();
-            (metric.name.to_owned(), (metric.kind.name(), labels))
-        })
+        .map(|metric| (metric.name, (metric.kind, metric.labels.iter().copied().collect())))
         .collect();
     assert_eq!(table.len(), METRICS.len(), "a name stands twice");
-    assert_eq!(recorded(), table);
+    let recordings = recordings(&read_sources());
+    let mut recorded: BTreeMap<&str, (MetricKind, BTreeSet<&str>)> = BTreeMap::new();
+    for one in &recordings {
+        let entry = recorded.entry(&one.name).or_insert((one.kind, BTreeSet::new()));
+        assert_eq!(entry.0, one.kind, "{} is recorded in two ways", one.name);
+        entry.1.extend(one.labels.keys().map(String::as_str));
+    }
+    assert_eq!(recorded, table);
+}
+
+/// Files, below their folder, that have a label's values as words where the file that records the metric has not.
+const VALUES_ELSEWHERE: [(&str, &str, &str); 4] = [
+    ("database_wait_seconds", "pool", "app/mod.rs"),
+    ("salebell_transitions_total", "kind", "domain/price.rs"),
+    ("salebell_deliveries_cancelled_total", "reason", "domain/delivery.rs"),
+    ("salebell_channels_disabled_total", "reason", "domain/delivery.rs"),
+];
+
+#[test]
+fn the_values_of_labels_are_those_that_are_recorded() {
+    let sources = read_sources();
+    let recordings = recordings(&sources);
+    let mut wrong = Vec::new();
+    for one in VALUES {
+        let recording = recordings.iter().filter(|recording| recording.name == one.metric);
+        let literals = recording.clone().filter_map(|recording| recording.labels.get(one.label)?.as_deref());
+        for value in literals.filter(|value| !one.values.contains(value)) {
+            wrong.push(format!("{} has {}={value}, which is not in the table", one.metric, one.label));
+        }
+        // gRPC's own words (`metrics.rs`).
+        if one.label == "code" {
+            continue;
+        }
+        let elsewhere =
+            VALUES_ELSEWHERE.iter().find(|(metric, label, _)| (*metric, *label) == (one.metric, one.label));
+        let files: Vec<&Path> = match elsewhere {
+            Some((.., file)) => vec![Path::new(file)],
+            None => recording.map(|recording| recording.path.as_path()).collect(),
+        };
+        let code: String = sources
+            .iter()
+            .filter(|source| files.contains(&source.path.as_path()))
+            .map(|source| &*source.code)
+            .collect();
+        for value in one.values.iter().filter(|value| !code.contains(&format!("\"{value}\""))) {
+            wrong.push(format!("{} never has {}={value}", one.metric, one.label));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Arguments of a call, from behind its opening bracket, and how many of them come before a `;`.
+fn arguments(text: &str) -> (Vec<&str>, usize) {
+    let (mut depth, mut is_text, mut is_escaped, mut begin) = (0, false, false, 0);
+    let (mut found, mut before_semicolon) = (Vec::new(), 0);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => is_text = !is_text,
+            _ if is_text => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth > 0 => depth -= 1,
+            ',' | ';' | ')' if depth == 0 => {
+                found.push(text[begin..at].trim());
+                begin = at + 1;
+                if c == ';' {
+                    before_semicolon = found.len();
+                }
+                if c == ')' {
+                    return (found, before_semicolon);
+                }
+            }
+            _ => {}
+        }
+    }
+    panic!("a call without an end: {text:.100}")
+}
+
+/// What the sources log: the levels of each part, the parts of each field, and the texts of each part.
+#[derive(Default)]
+struct Logged {
+    levels: BTreeMap<String, BTreeSet<String>>,
+    fields: BTreeMap<String, BTreeSet<String>>,
+    texts: Vec<(String, String)>,
+}
+
+impl Logged {
+    /// Adds a call of a macro of `log` in the name of some parts.
+    fn add(&mut self, parts: &[String], levels: &BTreeSet<String>, call: &str) {
+        let (arguments, before_semicolon) = arguments(call);
+        for part in parts {
+            self.levels.entry(part.clone()).or_default().extend(levels.iter().cloned());
+            for (name, _) in arguments[..before_semicolon].iter().filter_map(|one| one.split_once(" = ")) {
+                let name = name.trim_matches('"').to_owned();
+                self.fields.entry(name).or_default().insert(part.clone());
+            }
+            let texts = arguments.iter().skip(before_semicolon).filter(|one| one.starts_with('"'));
+            self.texts.extend(texts.map(|text| (part.clone(), (*text).to_owned())));
+        }
+    }
+}
+
+/// The part in `"salebell::part"`, at the beginning of a text.
+fn part_in(text: &str) -> Option<String> {
+    let name = text.strip_prefix("\"salebell::")?.split('"').next()?;
+    name.chars().all(|c| c.is_ascii_lowercase() || c == '_').then(|| name.to_owned())
+}
+
+fn logged(sources: &[Source]) -> Logged {
+    let mut found = Logged::default();
+    let of_driver: Vec<String> = sources
+        .iter()
+        .flat_map(|source| source.code.split("LOG_TARGET: &'static str = ").skip(1).filter_map(part_in))
+        .collect();
+    assert!(of_driver.len() >= 5, "the search finds what there is");
+    for source in sources {
+        // Where the level is a variable, it is one of those that the file names.
+        let of_file: BTreeSet<String> = source
+            .code
+            .split("log::Level::")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphabetic()).next())
+            .map(str::to_lowercase)
+            .collect();
+        for (at, _) in source.code.match_indices("log::") {
+            let Some((level, call)) = source.code[at + 5..].split_once("!(") else { continue };
+            let levels = match level {
+                "log" => of_file.clone(),
+                "error" | "warn" | "info" | "debug" | "trace" => BTreeSet::from([level.to_owned()]),
+                _ => continue,
+            };
+            let target = call.trim_start().strip_prefix("target: ").unwrap_or_default();
+            let parts = match part_in(target) {
+                Some(part) => vec![part],
+                None if target.starts_with("T::LOG_TARGET") => of_driver.clone(),
+                None => panic!("{} logs without a target of ours: {call:.60}", source.path.display()),
+            };
+            found.add(&parts, &levels, call);
+        }
+        if source.code.contains("log::Record::builder()") {
+            let part = source.code.split("const TARGET: &str = ").nth(1).and_then(part_in).unwrap();
+            found.levels.entry(part).or_default().extend(of_file);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_of_the_log_has_every_part_and_field_and_the_messages_that_are_searched_for() {
+    let sources = read_sources();
+    let Logged { levels, fields, texts } = logged(&sources);
+    let in_table: BTreeMap<String, BTreeSet<String>> = PARTS
+        .iter()
+        .map(|part| {
+            let levels = part.levels.iter().map(|level| level.as_str().to_lowercase());
+            (part.name.to_owned(), levels.collect())
+        })
+        .collect();
+    assert_eq!(levels, in_table);
+    assert!(PARTS.is_sorted_by_key(|part| part.name) && PARTS.iter().all(|part| part.levels.is_sorted()));
+    let in_table: BTreeMap<String, BTreeSet<String>> = FIELDS
+        .iter()
+        .map(|field| (field.name.to_owned(), field.parts.iter().map(|part| (*part).to_owned()).collect()))
+        .collect();
+    assert_eq!(fields, in_table);
+    for message in MESSAGES {
+        let is_there = match message.part {
+            Some(part) => texts.iter().any(|(of, text)| of == part && text.contains(message.text)),
+            // The table has it too.
+            None => sources.iter().filter(|source| source.code.contains(message.text)).count() >= 2,
+        };
+        assert!(is_there, "nothing logs {:?}", message.text);
+    }
+}
+
+#[test]
+fn pages_that_sources_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "core", "tests", "benches"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let (mut found, mut wrong) = (0, Vec::new());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("docs/") {
+            let is_inside = text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "_/.-".contains(c));
+            let rest = &text[at..];
+            let end =
+                rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "/-".contains(c)));
+            let Some(end) = end.filter(|end| !is_inside && rest[*end..].starts_with(".md")) else { continue };
+            found += 1;
+            let page = format!("{}.md", &rest[..end]);
+            if !root.join(&page).exists() {
+                wrong.push(format!("{} names {page}", file.display()));
+            }
+        }
+    }
+    assert!(found >= 10, "the search finds what there is");
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Every file of tests: its module, such as `files::mounts`, and its text.
