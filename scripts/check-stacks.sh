@@ -34,7 +34,8 @@ else
   # shown one after another.
   emulated=(tests/stacks/test_deploy_page.py tests/stacks/test_deployment.py tests/stacks/test_commands.py
     tests/stacks/test_commands_in_trouble.py tests/stacks/test_at_night.py tests/stacks/test_operate.py tests/stacks/test_mute.py
-    tests/stacks/test_walk.py tests/stacks/test_rollout_commands.py tests/stacks/test_pipeline_commands.py)
+    tests/stacks/test_walk.py tests/stacks/test_rollout_commands.py tests/stacks/test_pipeline_commands.py
+    tests/stacks/test_stopping.py)
   mutants=tests/stacks/test_broken.py
   said=$(mktemp -d)
   trap 'jobs -p | xargs -r kill -INT 2>/dev/null || true; wait; rm -rf "$said"' EXIT

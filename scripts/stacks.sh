@@ -11,6 +11,6 @@ fi
 shift
 scripts/install-packages.sh stacks
 python=$(scripts/lib/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
-# Folder of the modules that commands in other folders share with those in scripts/stacks.
-export PYTHONPATH=scripts/stacks
-exec "$python" "${programs[0]}" "$@"
+# Folders of the modules that commands in other folders share with those in scripts/stacks.
+export PYTHONPATH=scripts/stacks:scripts/lib
+exec "$python" scripts/lib/start.py "${programs[0]}" "$@"

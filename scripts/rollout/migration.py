@@ -30,17 +30,20 @@ def migrate(account, image):
     words = ["--project-name", wanted["projectName"], "--source-location-override", wanted["sourceLocationOverride"]]
     words += ["--environment-variables-override", json.dumps(wanted["environmentVariablesOverride"])]
     say(f"$ {shlex.join(['aws', 'codebuild', 'start-build', *words, '--region', account.region])}")
+    account.job = f"of {wanted['projectName']}, if it was started,"
     try:
         build = client.start_build(**wanted)["build"]
     except botocore.exceptions.ClientError as error:
+        account.job = ""
         return str(error)
-    said = ""
+    said, account.job = "", build["id"]
     for _ in pauses():
         build = client.batch_get_builds(ids=[build["id"]])["builds"][0]
         if build.get("currentPhase") != said:
             said = build.get("currentPhase")
             say(f"    {build['id']}: {said}")
         if build["buildComplete"]:
+            account.job = ""
             return True if build["buildStatus"] == "SUCCEEDED" else f"{build['id']} has ended in {build['buildStatus']}{why(build)}"
 
 

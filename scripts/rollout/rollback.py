@@ -65,6 +65,7 @@ def main(account, options):
     if options.image and not re.fullmatch("ami-[0-9a-f]+", options.image):
         raise Refusal(f"IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not {options.image!r}")
     of = world(account)
+    account.subject, account.more = of.name, rollout.canary_left()
     stack, _ = of.stack()
     events = list(account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack["StackId"]))
     changes = back.history(events)

@@ -14,6 +14,7 @@ from changes import ChangeSet
 from cloud import FAILURES, Refusal, agree, in_progress, outputs, run, say
 from seen import parameters_of, patiently, world
 
+
 def update(of, action, what, seen):
     """One update of the stack; True if it succeeded, otherwise the reason. The resulting state is read anew."""
     try:
@@ -123,6 +124,7 @@ def main(account, options):
     if not re.fullmatch("ami-[0-9a-f]+", goal.image):
         raise Refusal(f"IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not {goal.image!r}")
     of = world(account)
+    account.subject, account.more = of.name, canary_left(f"    make rollback ENV={account.environment} ends it, and takes the canary away")
     while in_progress(of.stack()[0]):
         wait(of, of.look(goal.image))
     seen = of.look(goal.image)
@@ -141,12 +143,28 @@ def main(account, options):
             lambda: patiently(lambda: of.look(goal.image)),
             lambda action, seen, state: act(action, seen, state.step),
         )
-    except (*FAILURES, KeyboardInterrupt):
+    except FAILURES:
         if seen.canary or act.changed:
             onwards = f"make rollout ENV={account.environment} IMAGE={goal.image} goes on, make rollback ENV={account.environment} ends it"
             say(f"\n! NOBODY LOOKS AT THE CANARY NOW, and a tenth of the requests may be its: {onwards}", "red")
         raise
     finish(account, end, seen, f"{goal.image} is not rolled out")
+
+
+def canary_left(way_out=""):
+    """What is said of the canary when a command is stopped (stopping.py), and how to end a rollout."""
+
+    def lines(stack, runs):
+        now = parameters_of(stack)
+        if now["CanaryWeight"] != "0":
+            when = " once CloudFormation has ended this update" if runs else ""
+            yield f"    ! A TENTH OF THE REQUESTS GOES TO THE CANARY of {now['CanaryImageId']}, and NOBODY LOOKS AT IT{when}", "red"
+        elif now["CanaryInstances"] != "0":
+            yield f"    the canary of {now['CanaryImageId']} stands, without requests", "yellow"
+        if way_out and (runs or now["CanaryInstances"] != "0"):
+            yield (way_out,)
+
+    return lines
 
 
 def went_before(of, image, seen):

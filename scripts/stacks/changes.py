@@ -14,7 +14,7 @@ class ChangeSet:
     """A change set of the stack `name`. `existing` is the existing stack, None for a first create."""
 
     def __init__(self, account, name, existing, parameters, tags, revert=False, what="deploy", **more):
-        self.account, self.existing = account, existing
+        self.account, self.existing, self.asked = account, existing, False
         self.path = next(path for path in templates.paths() if templates.name(path) == name)
         self.request = {
             "StackName": account.prefix + name,
@@ -38,6 +38,7 @@ class ChangeSet:
 
     def create(self):
         """Makes it, and returns whether there is anything to change."""
+        self.account.change_set, self.account.subject = self, self.request["StackName"]
         for attempt in range(20):
             try:
                 made = self.account.cloudformation.create_change_set(**self.body, **self.request)
@@ -74,6 +75,7 @@ class ChangeSet:
         image = [one.get("ParameterValue", "") for one in self.request["Parameters"] if one["ParameterKey"] == "ImageId"]
         token = "-".join([self.request["ChangeSetName"], *image]).strip("-")
         try:
+            self.asked = True
             self.account.cloudformation.execute_change_set(ChangeSetName=self.id, ClientRequestToken=token)
         except botocore.exceptions.ClientError as error:
             raise Refusal(f"{error}\n    Has somebody else changed the stack since? Run the same command again") from None
@@ -84,13 +86,17 @@ class ChangeSet:
         return stack
 
     def discard(self):
-        """Deletes it, and with it a stack that consists of nothing else. A caller that may not delete that leaves it to the next run."""
+        """Deletes it, and with it a stack that consists of nothing else. A caller that may not delete that leaves it to the next run.
+        By name, because the answer with its id may not have arrived. Returns whether it is gone."""
+        name = self.request["StackName"]
         with contextlib.suppress(botocore.exceptions.ClientError):
-            self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
-            stack = None if self.existing else self.account.stack(self.stack_id)
+            self.account.cloudformation.delete_change_set(StackName=name, ChangeSetName=self.request["ChangeSetName"])
+            stack = None if self.existing else self.account.stack(name)
             # Not if another person has executed a change set of theirs: then it is their stack, with everything in it.
             if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-                self.account.cloudformation.delete_stack(StackName=self.stack_id)
+                self.account.cloudformation.delete_stack(StackName=name)
+            self.account.change_set = None
+            return True
 
 
 def line(change):

@@ -12,6 +12,7 @@ import time
 import uuid
 
 import boto3
+import stopping
 import templates
 from botocore import config, exceptions, parsers, xform_name
 from templates import Refusal
@@ -66,6 +67,8 @@ class Account:
             raise Refusal(f"{error}\n    AWS does not say who you are: {hint}") from None
         self.environment, self.region, self.endpoint = environment, self.session.region_name, os.environ.get("AWS_ENDPOINT_URL")
         self.cloudformation = self.client("cloudformation")
+        # For an orderly end (stopping.py): the change set that is not executed, a job, the stack, and what else is to be said of it.
+        self.change_set, self.job, self.subject, self.more = None, "", None, lambda stack, runs: ()
         self.number, self.caller, self.prefix = identity["Account"], identity["Arn"], f"salebell-{environment}-"
 
     @functools.cache
@@ -108,7 +111,7 @@ class Account:
 
     def follow(self, stack_id, token=None, also=lambda _: None):
         """Shows events until the stack is at rest, and returns it with the first failure. Without a token: of the running operation."""
-        shown = set()
+        shown, self.subject, self.change_set = set(), stack_id, None
         for _ in map(also, pauses()):
             stack, events = self.stack(stack_id), self.events(stack_id, token)
             for event in events:
@@ -153,13 +156,5 @@ def run(main, what, **flags):
         parser.add_argument(f"--{name.replace('_', '-')}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
     options = parser.parse_args()
     templates.FOLDER = options.folder.resolve()
-    try:
-        sys.exit(main(Account(options.environment), options) or 0)
-    except KeyboardInterrupt:
-        say("\nstopped. What CloudFormation has begun goes on; the same command waits for it, and goes on from there")
-        sys.exit(130)
-    except BrokenPipeError:
-        os._exit(1)  # `make status | head`: the reader is gone, and Python would complain when it exits
-    except (Refusal, *FAILURES) as error:
-        say(f"error: {error}", "red")
-        sys.exit(1)
+    again = stopping.command(pathlib.Path(parser.prog).stem, options, flags)
+    sys.exit(stopping.run(lambda: Account(options.environment), lambda account: main(account, options), again, say, (Refusal, *FAILURES)))

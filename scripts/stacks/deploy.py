@@ -82,7 +82,7 @@ def deploy(account, name, template, options, from_file, given):
                 agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
         if stack:
             protect(account, name, stack)
-    except BaseException:
+    except Exception:
         change_set.discard()
         raise
     stack = change_set.execute()

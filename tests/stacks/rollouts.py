@@ -82,8 +82,11 @@ START = {
     # How often the stack is still seen in progress after it has ended in MiniStack, and what one look takes.
     "busy": 1,
     "seconds": 1,
-    # The name of a call, which one of them, and whether before or after it: the command is killed there.
+    # The name of a call, which one of them, whether before or after it, and the signal, if another than SIGKILL: the command gets it
+    # there.
     "kill": None,
+    # Whether AWS answers no call after that.
+    "hangs": False,
     # The name of a call, its code, from which one of them on, and for how many.
     "errors": None,
     # The parameters that another operator gives the stack, and before which change set.
@@ -101,7 +104,7 @@ class World:
     """The stand-in's world, and the commands in it."""
 
     def __init__(self, path, folder):
-        self.path, self.folder, self.operations = path, folder, []
+        self.path, self.folder, self.operations, self.output = path, folder, [], path.with_name("said.txt")
         self.cloudformation = folder.client("cloudformation")
         self.write(START)
 
@@ -146,27 +149,36 @@ class World:
 
     def fork(self, program, *words):
         """The same in a process of its own, which may be killed: how it ended, and what it said."""
+        return self.ended(self.begin(program, *words))
+
+    def begin(self, program, *words):
+        """Starts that process."""
         if not self.operations:
             # Clients that are made here need not be made in there.
             before = self.read()
             self.set(kill=None)
             self.rollout("--canary=0", image="ami-0", code=1)
             self.write(before)
-        output = self.path.with_name("said.txt")
+        self.output.write_text("")
         pid = os.fork()
         if pid == 0:
             code, said = 99, ""
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    said = self.run(program, *words, code=0)
-                code = 0
+                    code, said = self.run(program, *words, code=None)
             except BaseException as error:
-                said, code = str(error), 1
+                said = repr(error)
             finally:
-                output.write_text(said)
+                self.output.write_text(said)
                 os._exit(code)
+        return pid
+
+    def ended(self, pid):
         _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), output.read_text() if os.WIFEXITED(status) else ""
+        # Its connections were ours, and it may have ended in the middle of an answer.
+        CLIENTS.clear()
+        self.cloudformation = self.folder.client("cloudformation")
+        return os.waitstatus_to_exitcode(status), self.output.read_text()
 
     # What stands in for services; the stack is MiniStack's.
     def autoscaling_DescribeAutoScalingGroups(self, content, client, parameters):
@@ -296,8 +308,11 @@ def installed(world):
         world.operations.append(operation)
         kill = world.read()["kill"]
         mortal = kill and kill[:2] == [operation, counts[operation]]
+        if counts.get("hangs"):
+            world.path.with_name("hangs").touch()
+            sleep(60)
         if mortal and kill[2] == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), [*kill, signal.SIGKILL][3])
         errors = world.read()["errors"]
         if errors and errors[0] == operation and errors[2] <= counts[operation] < errors[2] + errors[3]:
             raise error(self, operation, errors[1], "no answer")
@@ -311,7 +326,8 @@ def installed(world):
                 return handler(content, self, parameters, *[None] * (service == "cloudformation"))
         finally:
             if mortal:
-                os.kill(os.getpid(), signal.SIGKILL)
+                counts["hangs"] = int(world.read()["hangs"])
+                os.kill(os.getpid(), [*kill, signal.SIGKILL][3])
 
     make = boto3.Session.client
 

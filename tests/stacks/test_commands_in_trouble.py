@@ -10,7 +10,7 @@ from unittest import mock
 import botocore.exceptions
 import pytest
 
-from emulator import COMMANDS, Folder, emulator, free_port, until  # noqa: F401
+from emulator import COMMANDS, LIBRARY, Folder, emulator, free_port, until  # noqa: F401
 import changes
 import cloud
 import status
@@ -95,7 +95,7 @@ def test_a_printed_command_names_the_region(folder):  # noqa: F811
 @pytest.mark.parametrize("state, deleted", [("REVIEW_IN_PROGRESS", True), ("CREATE_IN_PROGRESS", False), ("CREATE_COMPLETE", False)])
 def test_a_no_deletes_no_stack_that_somebody_else_has_made_meanwhile(state, deleted):
     """MiniStack has a stack for each first change set. On AWS both are of the same one, and the other is executed by now."""
-    ours = mock.Mock(existing=None, id="c", stack_id="s")
+    ours = mock.Mock(existing=None, request={"StackName": "s", "ChangeSetName": "c"})
     ours.account.stack.return_value = {"StackStatus": state}
     changes.ChangeSet.discard(ours)
     assert ours.account.cloudformation.delete_change_set.called
@@ -164,8 +164,8 @@ def test_status_says_when_settings_wait_for_a_roll(folder):  # noqa: F811
 
 def test_who_reads_only_the_beginning_sees_no_traceback(folder):  # noqa: F811
     folder.template("40-bus.yaml", BUS)
-    command = [sys.executable, COMMANDS / "status.py", "--environment=dev", f"--folder={folder.path}"]
-    environment = {**folder.emulator.environment, **folder.credentials}
+    command = [sys.executable, LIBRARY / "start.py", COMMANDS / "status.py", "--environment=dev", f"--folder={folder.path}"]
+    environment = {**folder.emulator.environment, **folder.credentials, "PYTHONPATH": str(LIBRARY)}
     piped = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     piped.stdout.readline()
     piped.stdout.close()

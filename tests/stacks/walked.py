@@ -24,7 +24,7 @@ from unittest import mock
 import awscli.clidriver
 
 import shell_lines
-from emulator import ROOT, arguments, command
+from emulator import LIBRARY, ROOT, arguments, command
 
 CLIENT = """#!/bin/bash
 # What comes by standard input comes by a file, since it is another process that reads it.
@@ -141,8 +141,8 @@ class Walk:
             return 2, "", asked.stderr
         _, name, *rest = shlex.split(asked.stdout)
         process = subprocess.Popen(
-            [sys.executable, command(name), f"--folder={self.templates}", *arguments(rest)],
-            env={**self.environment(), "PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": "scripts/stacks"},
+            [sys.executable, LIBRARY / "start.py", command(name), f"--folder={self.templates}", *arguments(rest)],
+            env={**self.environment(), "PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": "scripts/stacks:scripts/lib"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, text=True,
         )  # fmt: skip
         if name == "logs" and not any(word.startswith("--request-id") for word in rest):
