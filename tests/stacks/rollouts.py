@@ -149,7 +149,7 @@ class World:
 
     def fork(self, program, *words):
         """The same in a process of its own, which may be killed: how it ended, and what it said."""
-        return self.ended(self.begin(program, *words))
+        return self.waited(self.begin(program, *words))
 
     def begin(self, program, *words):
         """Starts that process."""
@@ -174,10 +174,13 @@ class World:
         return pid
 
     def ended(self, pid):
-        _, status = os.waitpid(pid, 0)
-        # Its connections were ours, and it may have ended in the middle of an answer.
+        """How it ended, after a signal from outside: its connections were ours, and it may have ended in the middle of an answer."""
         CLIENTS.clear()
         self.cloudformation = self.folder.client("cloudformation")
+        return self.waited(pid)
+
+    def waited(self, pid):
+        _, status = os.waitpid(pid, 0)
         return os.waitstatus_to_exitcode(status), self.output.read_text()
 
     # What stands in for services; the stack is MiniStack's.
