@@ -123,6 +123,9 @@ class Emulator:
                 templates.FOLDER = folder
         if code is None:
             return ended, said.getvalue()
+        if ended == 130:
+            # Ctrl-C was meant for the tests.
+            raise KeyboardInterrupt
         assert ended == code, f"{program} {words} ended with {ended}, not {code}:\n{said.getvalue()}"
         return said.getvalue()
 
