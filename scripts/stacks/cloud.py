@@ -57,6 +57,7 @@ class Account:
     def __init__(self, environment):
         if environment not in ("dev", "stage", "prod", "tools"):
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
+        self.client = functools.cache(self.make_client)
         try:
             self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # the AWS CLI reads it, boto3 does not
             if not self.session.region_name:
@@ -71,8 +72,7 @@ class Account:
         self.change_set, self.job, self.subject, self.more = None, "", None, lambda stack, runs: ()
         self.number, self.caller, self.prefix = identity["Account"], identity["Arn"], f"salebell-{environment}-"
 
-    @functools.cache
-    def client(self, service, retries=10):
+    def make_client(self, service, retries=10):
         tries = {"mode": "standard", "max_attempts": retries}
         return self.session.client(service, config=config.Config(connect_timeout=5, read_timeout=20, retries=tries))
 

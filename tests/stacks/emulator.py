@@ -1,6 +1,7 @@
 """MiniStack, an emulated AWS, as a process of its own on a free port of the loopback, and the operator's commands against it."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from unittest import mock
 
 import boto3
 import botocore.config
+import botocore.loaders
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,6 +33,8 @@ import templates  # noqa: E402
 RECORDING = pathlib.Path(__file__).with_name("recording")
 RECORDED = {name: os.environ[name] for name in ("SALEBELL_TEST_CALLS",) if name in os.environ}
 RECORDER = runpy.run_path(str(RECORDING / "sitecustomize.py"))
+# Models of AWS's services are read once, not once a command of this process: it is most of a command's time.
+botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
 
 
 def free_port():

@@ -16,7 +16,6 @@ from unittest import mock
 import boto3
 import botocore.client
 import botocore.exceptions
-import botocore.loaders
 
 import emulator
 from emulator import Folder
@@ -59,8 +58,7 @@ EDGE = "Resources: { T: { Type: AWS::SNS::Topic } }\nOutputs: { BalancerFullName
 DATA = "Resources: { T: { Type: AWS::SNS::Topic } }\nOutputs: { MigrationSource: { Value: releases/images } }\n"
 
 
-# Models of AWS's services and clients are made once, not once a command: it is most of a command's time.
-LOADER = botocore.loaders.create_loader()
+# Clients are made once, not once a command.
 CLIENTS = {}
 
 
@@ -345,7 +343,6 @@ def installed(world):
 
     with (
         mock.patch.object(boto3.Session, "client", client),
-        mock.patch.object(botocore.loaders, "create_loader", lambda *path: LOADER),
         mock.patch.object(botocore.client.BaseClient, "_make_api_call", stand_in),
         mock.patch.object(time, "sleep", lambda seconds: sleep(min(seconds, 0.01))),
     ):
