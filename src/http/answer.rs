@@ -86,23 +86,12 @@ impl<C: IntoResponse, T: Serialize> IntoResponse for OrExisting<C, T> {
     }
 }
 
-/// A response with a secret: caches must not store it, and it has no entity tag, because it can never be read again.
+/// A 201 response with a secret: caches must not store it, and it has no entity tag, because it can never be read
+/// again.
 pub struct ShownOnce<T> {
-    status: StatusCode,
-    location: Option<String>,
-    value: T,
-}
-
-impl<T> ShownOnce<T> {
-    /// A 200 response for a new secret of an existing resource.
-    pub fn renewed(value: T) -> ShownOnce<T> {
-        ShownOnce { status: StatusCode::OK, location: None, value }
-    }
-
-    /// A 201 response for a created resource, with its URL if it has one.
-    pub fn created(location: Option<String>, value: T) -> ShownOnce<T> {
-        ShownOnce { status: StatusCode::CREATED, location, value }
-    }
+    /// URL of the resource, if it has one.
+    pub location: Option<String>,
+    pub value: T,
 }
 
 impl<T: Serialize> IntoResponse for ShownOnce<T> {
@@ -112,12 +101,21 @@ impl<T: Serialize> IntoResponse for ShownOnce<T> {
             Ok(location) => location,
             Err(error) => return error.into_response(),
         };
-        let mut response = (self.status, JsonAnswer(self.value)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let mut response = (StatusCode::CREATED, Renewed(self.value)).into_response();
         if let Some(location) = location {
-            headers.insert(header::LOCATION, location);
+            response.headers_mut().insert(header::LOCATION, location);
         }
+        response
+    }
+}
+
+/// A 200 response with the new secret of an existing resource, otherwise as `ShownOnce`.
+pub struct Renewed<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Renewed<T> {
+    fn into_response(self) -> Response {
+        let mut response = JsonAnswer(self.0).into_response();
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
 }

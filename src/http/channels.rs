@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::answer::{JsonAnswer, OrExisting, ShownOnce, Tagged};
+use super::answer::{JsonAnswer, OrExisting, Renewed, ShownOnce, Tagged};
 use super::deliveries::DeliveryResponse;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
@@ -149,7 +149,7 @@ pub async fn create(
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: None,
     };
-    Ok(OrExisting::New(ShownOnce::created(Some(format!("/v1/channels/{id}")), body)))
+    Ok(OrExisting::New(ShownOnce { location: Some(format!("/v1/channels/{id}")), value: body }))
 }
 
 /// `GET /v1/channels`: the caller's channels.
@@ -239,7 +239,7 @@ pub async fn rotate_secret(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-) -> Result<ShownOnce<ChannelWithSecretResponse>> {
+) -> Result<Renewed<ChannelWithSecretResponse>> {
     let secret = secrets::generate_webhook_secret()?;
     let sealed = app.keyring.seal_secret(id.0, &secret)?;
     let now = app.clock.now();
@@ -250,7 +250,7 @@ pub async fn rotate_secret(
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: Some(until),
     };
-    Ok(ShownOnce::renewed(body))
+    Ok(Renewed(body))
 }
 
 /// `POST /v1/channels/{id}/recover`: enables a channel again, and retries its dead deliveries.

@@ -179,7 +179,7 @@ pub async fn create(
     let shown = KeyResponse::from(keys::create_key(&app.writer, caller.account, &new, now).await?);
     let location = format!("/v1/keys/{}", shown.id);
     let created = CreatedKeyResponse { shown, key: key.expose_secret().to_owned() };
-    Ok(ShownOnce::created(Some(location), created))
+    Ok(ShownOnce { location: Some(location), value: created })
 }
 
 /// `PATCH /v1/keys/{id}`: changes the name, scopes or expiry of a key.

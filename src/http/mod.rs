@@ -21,6 +21,7 @@ pub mod me;
 pub mod middleware;
 pub mod notices;
 pub mod offers;
+pub mod openapi;
 pub mod prices;
 pub mod quarantine;
 pub mod request_state;
@@ -49,6 +50,7 @@ use self::middleware::request_id::Identify;
 use self::middleware::request_limits::HeadCheck;
 use self::middleware::response_headers::{Allow, CacheControl, default_header};
 use self::middleware::time_limits::{BodyWatch, RequestDeadline};
+use self::openapi::Document;
 use self::url_table::url_table;
 use crate::app::App;
 use crate::error::{Error, Kind};
@@ -62,6 +64,7 @@ pub fn router(app: App) -> Router {
 // Every route: a path, the handler of each method, and how a route whose body is streamed treats `Idempotency-Key`.
 url_table! {
     "/" => get(front::show);
+    "/openapi.json" => get(openapi::get);
     "/healthz" => get(health::healthz);
     "/readyz" => get(health::readyz);
     "/v1/me" => get(me::show);
@@ -151,7 +154,9 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         // One execution and one response for each POST with an Idempotency-Key.
         .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))
         // Limit of the event streams that an account may hold open; their handlers enforce it.
-        .layer(Extension(EventStreamLimits::default()));
+        .layer(Extension(EventStreamLimits::default()))
+        // The OpenAPI document, which is built for its first reader.
+        .layer(Extension(Document::new(operations)));
     // The innermost part is the handler with its extractors: Caller (401), Id (404), Params (400), Json (413, 415,
     // 422).
     routes

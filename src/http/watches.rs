@@ -4,6 +4,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, OrExisting, Tagged};
 use super::extract::body::{Id, Json, Params, present};
@@ -25,20 +27,34 @@ use crate::store::watches::{self, Watch, WatchFields};
 const MAX_SCOPE: usize = 100;
 
 /// Body of a request that creates a watch.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "game_id": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    "rule": {"price_at_most": {"amount": "20.00", "currency": "EUR"}},
+    "regions": ["DE", "AT"],
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateWatchRequest {
     game_id: GameId,
     rule: Rule,
+    /// Slugs or ids of stores; null: all.
     #[serde(default)]
+    #[schema(min_items = 1, max_items = 100)]
     stores: Option<Vec<String>>,
+    /// ISO 3166-1 codes; null: all.
     #[serde(default)]
+    #[schema(min_items = 1, max_items = 100)]
     regions: Option<Vec<String>>,
+    /// Currency of the offers; null: all.
     #[serde(default)]
     currency: Option<Currency>,
+    /// Platforms such as `windows`; null: all.
     #[serde(default)]
+    #[schema(min_items = 1, max_items = 100)]
     platforms: Option<Vec<String>>,
+    /// Channels that ring; null: all of the account.
     #[serde(default)]
+    #[schema(max_items = 100)]
     channels: Option<Vec<ChannelId>>,
     #[serde(default)]
     paused: bool,
@@ -49,40 +65,70 @@ pub struct CreateWatchRequest {
 }
 
 /// A merge patch of a watch. The game cannot be changed: a watch of another game is another watch.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"paused": true, "regions": null}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateWatchRequest {
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Rule, required = false)]
     rule: Option<Rule>,
     #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     stores: Patch<Vec<String>>,
     #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     regions: Patch<Vec<String>>,
     #[serde(default)]
+    #[schema(value_type = Option<Currency>)]
     currency: Patch<Currency>,
     #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     platforms: Patch<Vec<String>>,
     #[serde(default)]
+    #[schema(value_type = Option<Vec<ChannelId>>, max_items = 100)]
     channels: Patch<Vec<ChannelId>>,
     #[serde(default)]
+    #[schema(value_type = Option<bool>)]
     paused: Patch<bool>,
     #[serde(default)]
+    #[schema(value_type = Option<Cadence>)]
     cadence: Patch<Cadence>,
     #[serde(default)]
+    #[schema(value_type = Option<Priority>)]
     priority: Patch<Priority>,
 }
 
 /// A watch in a response. A list or currency of null includes everything.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Watch, example = json!({
+    "id": "01a0b6f2-1111-7d3e-8a4b-1c2d3e4f5a6b",
+    "game_id": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    "rule": {"price_at_most": {"amount": "20.00", "currency": "EUR"}},
+    "stores": null,
+    "regions": ["DE", "AT"],
+    "currency": null,
+    "platforms": null,
+    "channels": null,
+    "paused": false,
+    "cadence": "immediate",
+    "priority": "normal",
+    "created_at": "2026-11-29T10:00:00Z",
+    "updated_at": "2026-11-29T10:00:00Z",
+}))]
 pub struct WatchResponse {
     id: WatchId,
     game_id: GameId,
     rule: Rule,
     /// Slugs of stores.
+    #[schema(required)]
     stores: Option<Vec<String>>,
+    #[schema(required)]
     regions: Option<Vec<String>>,
+    #[schema(required)]
     currency: Option<Currency>,
+    #[schema(required)]
     platforms: Option<Vec<String>>,
+    #[schema(required)]
     channels: Option<Vec<ChannelId>>,
     paused: bool,
     cadence: Cadence,
@@ -193,14 +239,16 @@ impl UpdateWatchRequest {
 }
 
 /// Filters of the list.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
+    /// Only watches of this game.
     #[serde(default)]
     game_id: Option<GameId>,
 }
 
-/// `GET /v1/watches`: the caller's own watches, the newest first.
+/// Lists the caller's own watches, the newest first.
+#[utoipa::path(get, path = "/v1/watches", operation_id = "list_watches", tag = "watches")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -214,7 +262,8 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(WatchResponse::from)))
 }
 
-/// `GET /v1/watches/{id}`: one of the caller's watches.
+/// Returns one of the caller's watches.
+#[utoipa::path(get, path = "/v1/watches/{id}", operation_id = "get_watch", tag = "watches")]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -225,7 +274,8 @@ pub async fn show(
     Ok(if_none_match.answer(WatchResponse::from(watch)))
 }
 
-/// `POST /v1/watches`: creates a watch, or returns an equal one that exists.
+/// Creates a watch, or returns an equal one that exists.
+#[utoipa::path(post, path = "/v1/watches", operation_id = "create_watch", tag = "watches")]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -241,7 +291,8 @@ pub async fn create(
     })
 }
 
-/// `PATCH /v1/watches/{id}`: changes a watch.
+/// Changes a watch.
+#[utoipa::path(patch, path = "/v1/watches/{id}", operation_id = "update_watch", tag = "watches")]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -257,7 +308,8 @@ pub async fn update(
     Ok(Tagged::new(WatchResponse::from(watch)))
 }
 
-/// `DELETE /v1/watches/{id}`: deletes a watch.
+/// Deletes a watch.
+#[utoipa::path(delete, path = "/v1/watches/{id}", operation_id = "delete_watch", tag = "watches")]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -269,7 +321,23 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Serialize)]
+/// Why a watch would or would not ring.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WatchExplanation, example = json!({
+    "watch_id": "01a0b6f2-1111-7d3e-8a4b-1c2d3e4f5a6b",
+    "would_ring": false,
+    "offers": [{
+        "offer_id": "01a0b6f2-2222-7d3e-8a4b-1c2d3e4f5a6b",
+        "store": "gog",
+        "region": "DE",
+        "platform": "windows",
+        "price": {"amount": "29.99", "currency": "EUR"},
+        "regular_price": {"amount": "39.99", "currency": "EUR"},
+        "would_ring": false,
+        "notice_id": null,
+        "reasons": [{"code": "price_too_high", "detail": "The price is above that of the rule."}],
+    }],
+}))]
 pub struct ExplainResponse {
     watch_id: WatchId,
     /// Whether a sale of one of the offers would ring, given their current state.
@@ -277,27 +345,32 @@ pub struct ExplainResponse {
     offers: Vec<OfferExplanation>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct OfferExplanation {
     offer_id: OfferId,
     store: String,
     region: String,
+    #[schema(required)]
     platform: Option<String>,
+    #[schema(required)]
     price: Option<Money>,
+    #[schema(required)]
     regular_price: Option<Money>,
     would_ring: bool,
     /// The notice of this watch for the current sale: a watch rings once for each sale.
+    #[schema(required)]
     notice_id: Option<NoticeId>,
     reasons: Vec<Reason>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Reason {
     code: Miss,
     detail: &'static str,
 }
 
-/// `GET /v1/watches/{id}/explain`: why the watch would or would not ring, for each offer.
+/// Tells for each offer why the watch would or would not ring.
+#[utoipa::path(get, path = "/v1/watches/{id}/explain", operation_id = "explain_watch", tag = "watches")]
 pub async fn explain(
     State(app): State<App>,
     caller: Caller,

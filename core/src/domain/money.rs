@@ -4,6 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::RefOr;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::object::object;
 
@@ -88,6 +92,21 @@ impl fmt::Display for Currency {
     }
 }
 
+impl PartialSchema for Currency {
+    fn schema() -> RefOr<Schema> {
+        let codes = iso_currency::Currency::iter().filter(|currency| currency.exponent().is_some());
+        let codes = codes.map(|currency| currency.code());
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("An ISO 4217 currency that has minor units."))
+            .enum_values(Some(codes))
+            .examples([json!("EUR")])
+            .into()
+    }
+}
+
+impl ToSchema for Currency {}
+
 impl Serialize for Currency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.code())
@@ -126,11 +145,27 @@ pub struct Money {
     pub currency: Currency,
 }
 
-#[derive(Serialize, Deserialize)]
+/// An amount with its currency.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"amount": "18.49", "currency": "EUR"}))]
 #[serde(deny_unknown_fields)]
 struct MoneyOnTheWire {
+    /// A decimal number with at most as many places as the currency has, below 10^12 of its minor units.
+    #[schema(pattern = r"^[0-9]+(\.[0-9]+)?$", max_length = 40)]
     amount: String,
     currency: Currency,
+}
+
+impl PartialSchema for Money {
+    fn schema() -> RefOr<Schema> {
+        MoneyOnTheWire::schema()
+    }
+}
+
+impl ToSchema for Money {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        MoneyOnTheWire::schemas(schemas);
+    }
 }
 
 impl Serialize for Money {

@@ -2,6 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::money::{Currency, Money};
 use super::object::object;
@@ -62,6 +66,33 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
+impl PartialSchema for Rule {
+    fn schema() -> RefOr<Schema> {
+        let rule = |name: &str, schema: RefOr<Schema>| {
+            let closed = Some(AdditionalProperties::FreeForm(false));
+            ObjectBuilder::new().property(name, schema).required(name).additional_properties(closed)
+        };
+        let empty = || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        let percent = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(100));
+        let cut = empty().property("percent", percent).required("percent");
+        OneOfBuilder::new()
+            .description(Some("Condition under which a watch rings."))
+            .item(rule("any_sale", empty().into()))
+            .item(rule("price_at_most", Ref::from_schema_name(Money::name()).into()))
+            .item(rule("cut_at_least", cut.into()))
+            .item(rule("new_low", empty().into()))
+            .examples([json!({"cut_at_least": {"percent": 50}})])
+            .into()
+    }
+}
+
+impl ToSchema for Rule {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Money::name().into_owned(), Money::schema()));
+        Money::schemas(schemas);
+    }
+}
+
 /// A rule as JSON has it; its parts must be objects as well.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -118,7 +149,7 @@ pub struct WatchedOffer {
 }
 
 /// Reason why a watch does not ring for an offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Miss {
     Paused,

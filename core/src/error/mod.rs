@@ -90,6 +90,16 @@ impl Kind {
         Kind::InsufficientStorage,
     ];
 
+    /// Last part of its `type`.
+    pub fn slug(self) -> &'static str {
+        self.slug_and_title().0
+    }
+
+    /// Title of its problem documents.
+    pub fn title(self) -> &'static str {
+        self.slug_and_title().1
+    }
+
     fn slug_and_title(self) -> (&'static str, &'static str) {
         match self {
             Kind::Malformed => ("malformed", "Malformed request"),
@@ -119,9 +129,12 @@ impl Kind {
 }
 
 /// One invalid field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
+    /// A JSON pointer into the body, or the name of a query parameter.
+    #[schema(example = "/rule/price_at_most/amount")]
     pub pointer: String,
+    #[schema(example = "has more than the 2 decimal places of EUR")]
     pub detail: String,
 }
 
@@ -228,17 +241,33 @@ pub fn brief(text: &str, most: usize) -> String {
 }
 
 /// A problem document (RFC 9457).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
+    /// The kind of the refusal.
+    #[schema(schema_with = problem_type)]
     pub r#type: String,
+    /// The kind as a text.
+    #[schema(example = "Invalid fields")]
     pub title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
+    /// A sentence about this case.
+    #[schema(example = "rule/price_at_most/amount has more than the 2 decimal places of EUR")]
     pub detail: String,
     /// The request id.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// The invalid fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+}
+
+/// Schema of `Problem::type`: the types of all kinds.
+fn problem_type() -> Object {
+    let types = Kind::ALL.iter().map(|kind| format!("/problems/{}", kind.slug()));
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(types)).build()
 }
 
 impl fmt::Display for Error {

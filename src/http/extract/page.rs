@@ -9,20 +9,22 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{bad_parameter, query_pairs};
 use crate::error::{Error, Result};
 
 /// Number of items of a page without `limit`.
-const DEFAULT_LIMIT: i64 = 50;
+pub const DEFAULT_LIMIT: i64 = 50;
 /// Maximum number of items of a page.
-const MAX_LIMIT: i64 = 200;
+pub const MAX_LIMIT: i64 = 200;
 
 /// One page of a list.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Pass it as `cursor` for the next page; null at the end.
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }
 

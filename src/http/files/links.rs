@@ -101,7 +101,7 @@ pub async fn create(
     let _turn = app.files.uploads.turn(caller.account).await;
     let link = links::create_link(&app.writer, file.id, &new, now).await?;
     let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
-    Ok(ShownOnce::created(None, created))
+    Ok(ShownOnce { location: None, value: created })
 }
 
 /// `GET /v1/files/{id}/links`: the links of a file, the newest first.
