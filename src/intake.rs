@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -47,9 +48,9 @@ pub struct Receipt {
 }
 
 /// A problem with one observation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ListedProblem {
-    /// Zero-based index of the observation in the report.
+    /// Zero-based index of the observation in the report, or of its line.
     pub index: u64,
     pub problem: Problem,
 }

@@ -20,6 +20,10 @@ mkdir -p "${CARGO_TARGET_DIR:-target}"
 SALEBELL_TEST_CALLS=$(realpath "${CARGO_TARGET_DIR:-target}")/calls-of-aws.txt
 export SALEBELL_TEST_CALLS
 : >"$SALEBELL_TEST_CALLS"
+# Where tests/it/support/openapi.rs records which answers of the OpenAPI document the tests have got.
+SALEBELL_TEST_ANSWERS=$(realpath "${CARGO_TARGET_DIR:-target}")/answers-of-openapi.txt
+export SALEBELL_TEST_ANSWERS
+rm -f "$SALEBELL_TEST_ANSWERS"
 
 # Results of describe-machine.sh.
 left_out=${SALEBELL_TEST_LEFT_OUT:-}
@@ -105,6 +109,10 @@ else
   fi
 fi
 [ $# -gt 0 ] || step cargo test --locked --test it -- --test-threads=1 "$measured"
+# Where tests were left out, what they would have seen is missing.
+if [ $# -eq 0 ] && [ -z "$left_out" ]; then
+  step scripts/check-openapi-seen.sh "$SALEBELL_TEST_ANSWERS"
+fi
 if [ $# -eq 0 ] && [ -z "$left_out" ]; then
   echo "==> in a bare Debian of the image: the tests that call programs of the machine (tests/outside-tools.txt)"
   mapfile -t tests < <(sed 's/#.*//; s/ *$//; /^$/d' tests/outside-tools.txt)

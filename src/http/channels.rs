@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{JsonAnswer, OrExisting, Renewed, ShownOnce, Tagged};
 use super::deliveries::DeliveryResponse;
@@ -16,7 +17,7 @@ use crate::app::App;
 use crate::domain::delivery::{DeliveryState, DisabledReason};
 use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
-use crate::error::Result;
+use crate::error::{Problem, Result};
 use crate::secrets;
 use crate::store::Creation;
 use crate::store::channels::{self, Channel, ChannelKind, ChannelState, NewChannel};
@@ -25,78 +26,176 @@ use crate::store::deliveries;
 /// How long the previous secret also signs after a rotation.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
 
-#[derive(Deserialize)]
+/// Body of a request that creates a channel.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"kind": "webhook", "name": "mine", "url": "https://example.com/hook"}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateChannelRequest {
     kind: ChannelKind,
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
+    /// URL that receives the messages: at most 2,000 bytes, with `https`, a public address, and neither a user name, a
+    /// password nor a fragment. The setting `webhook.allow_http` allows `http` as well.
+    #[schema(
+        min_length = 1,
+        max_length = 2000,
+        format = "uri",
+        pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s#]+$"
+    )]
     url: String,
 }
 
 /// A merge patch of a channel.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"name": "the new server", "url": "https://example.com/salebell"}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateChannelRequest {
     #[serde(default, deserialize_with = "present")]
+    #[schema(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     name: Option<String>,
+    /// URL that receives the messages: at most 2,000 bytes, with `https`, a public address, and neither a user name, a
+    /// password nor a fragment. The setting `webhook.allow_http` allows `http` as well.
     #[serde(default, deserialize_with = "present")]
+    #[schema(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 2000,
+        format = "uri",
+        pattern = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s#]+$",
+    )]
     url: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Body of a request that enables a channel again.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"since": "2026-11-27T00:00:00Z"}))]
 #[serde(deny_unknown_fields)]
 pub struct RecoverChannelRequest {
-    /// Start of the time whose dead deliveries are tried again; without it none are.
+    /// Deliveries created at this time or later are tried again if they are dead, or were cancelled because the channel
+    /// was disabled; null: none.
     #[serde(default)]
     since: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
+/// A channel in a response: a destination of notices.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Channel, example = json!({
+    "id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
+    "kind": "webhook",
+    "name": "mine",
+    "url": "https://example.com/hook",
+    "state": "active",
+    "disabled_reason": null,
+    "failing_since": null,
+    "created_at": "2026-11-29T10:00:00Z",
+    "updated_at": "2026-11-29T10:00:00Z",
+}))]
 pub struct ChannelResponse {
     id: ChannelId,
     kind: ChannelKind,
     name: String,
     url: String,
     state: ChannelState,
+    /// Why the channel is disabled; null while it is active.
+    #[schema(required)]
     disabled_reason: Option<DisabledReason>,
+    /// Time since which no delivery has succeeded; null if the last one succeeded.
+    #[schema(required)]
     failing_since: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
 
-/// A channel and its secret, which is returned only when it is created.
-#[derive(Serialize)]
+/// A channel with a new secret, which no other response contains.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChannelWithSecret, example = json!({
+    "id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
+    "kind": "webhook",
+    "name": "mine",
+    "url": "https://example.com/hook",
+    "state": "active",
+    "disabled_reason": null,
+    "failing_since": null,
+    "created_at": "2026-11-29T10:00:00Z",
+    "updated_at": "2026-11-29T10:00:00Z",
+    "secret": "whsec_NWJmZDI0ZjBjYTQxZDRhYTg0YmZhMmE4ZGQ5YjVjMjA=",
+}))]
 pub struct ChannelWithSecretResponse {
     #[serde(flatten)]
     channel: ChannelResponse,
+    /// Key that verifies signatures, as libraries of Standard Webhooks take it: `whsec_` and 32 bytes in base64.
+    #[schema(pattern = "^whsec_[0-9A-Za-z+/]{43}=$")]
     secret: String,
-    /// Time until which the previous secret also signs.
+    /// Time until which the previous secret also signs; absent if the channel has just been created.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     previous_secret_until: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+/// A channel that was enabled again.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecoveredChannel, example = json!({
+    "id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
+    "kind": "webhook",
+    "name": "mine",
+    "url": "https://example.com/hook",
+    "state": "active",
+    "disabled_reason": null,
+    "failing_since": null,
+    "created_at": "2026-11-29T10:00:00Z",
+    "updated_at": "2026-11-30T08:15:00Z",
+    "recovered": 12,
+}))]
 pub struct RecoverChannelResponse {
     #[serde(flatten)]
     channel: ChannelResponse,
     /// Number of deliveries that are pending again.
+    #[schema(minimum = 0)]
     recovered: i64,
 }
 
 /// Result of a test.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChannelTest, example = json!({
+    "delivered": false,
+    "status": 404,
+    "duration_ms": 48,
+    "error": "the receiver answered 404",
+    "response": "There is nothing at this path.",
+}))]
 pub struct TestChannelResponse {
+    /// Whether the receiver answered with a 2xx status.
     delivered: bool,
+    /// HTTP status of the receiver's response; null if there was none.
+    #[schema(required, minimum = 100, maximum = 999)]
     status: Option<u16>,
+    #[schema(minimum = 0)]
     duration_ms: i32,
+    /// Why the attempt failed; null if it succeeded.
+    #[schema(required)]
     error: Option<String>,
     /// Beginning of the receiver's response, if it was not a success.
+    #[schema(required, max_length = 1000)]
     response: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Filters of the deliveries of a channel.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListDeliveriesParams {
+    /// Only deliveries in this state.
     state: Option<DeliveryState>,
 }
 
@@ -116,8 +215,22 @@ impl From<Channel> for ChannelResponse {
     }
 }
 
-/// `POST /v1/channels`: creates a channel, or returns the existing one of this kind and URL. Only a new channel is
-/// returned with its secret.
+/// Creates a channel, or returns the existing one of this kind and URL.
+///
+/// Only a new channel is returned with its secret.
+#[utoipa::path(
+    post,
+    path = "/v1/channels",
+    operation_id = "create_channel",
+    tag = "channels",
+    responses((
+        status = 409,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "The account has as many channels as it may have, or a request with the same \
+            `Idempotency-Key` is in flight."
+    ))
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -152,7 +265,8 @@ pub async fn create(
     Ok(OrExisting::New(ShownOnce { location: Some(format!("/v1/channels/{id}")), value: body }))
 }
 
-/// `GET /v1/channels`: the caller's channels.
+/// Lists the caller's channels, the newest first.
+#[utoipa::path(get, path = "/v1/channels", operation_id = "list_channels", tag = "channels")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -166,11 +280,12 @@ pub async fn list(
 }
 
 /// Query parameters of the list: none besides those of paging; any other is refused.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelParams {}
 
-/// `GET /v1/channels/{id}`: one of the caller's channels.
+/// Returns one of the caller's channels.
+#[utoipa::path(get, path = "/v1/channels/{id}", operation_id = "get_channel", tag = "channels")]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -181,7 +296,8 @@ pub async fn show(
     Ok(if_none_match.answer(ChannelResponse::from(channel)))
 }
 
-/// `PATCH /v1/channels/{id}`: changes the name or URL of a channel.
+/// Changes the name or URL of a channel.
+#[utoipa::path(patch, path = "/v1/channels/{id}", operation_id = "update_channel", tag = "channels")]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -201,7 +317,8 @@ pub async fn update(
     Ok(Tagged::new(ChannelResponse::from(changed)))
 }
 
-/// `DELETE /v1/channels/{id}`: deletes a channel with its deliveries.
+/// Deletes a channel with its deliveries.
+#[utoipa::path(delete, path = "/v1/channels/{id}", operation_id = "delete_channel", tag = "channels")]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -213,8 +330,22 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/channels/{id}/test`: sends a test object at once, and reports the result. There is one attempt, also on
-/// a disabled channel, and it does not count as a delivery.
+/// Sends a test message at once, and reports the result.
+///
+/// There is one attempt, also on a disabled channel, and it does not count as a delivery.
+#[utoipa::path(
+    post,
+    path = "/v1/channels/{id}/test",
+    operation_id = "test_channel",
+    tag = "channels",
+    responses((
+        status = 429,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "The channel was tested less than two seconds ago, or the account has sent too many requests.",
+        headers(("Retry-After" = u64, description = "Seconds after which a retry may succeed."))
+    ))
+)]
 pub async fn test(
     State(app): State<App>,
     caller: Caller,
@@ -234,7 +365,15 @@ pub async fn test(
     }))
 }
 
-/// `POST /v1/channels/{id}/rotate-secret`: creates a new secret for a channel.
+/// Creates a new secret for a channel.
+///
+/// The previous secret also signs for 24 hours, so that the receiver can be changed meanwhile.
+#[utoipa::path(
+    post,
+    path = "/v1/channels/{id}/rotate-secret",
+    operation_id = "rotate_channel_secret",
+    tag = "channels"
+)]
 pub async fn rotate_secret(
     State(app): State<App>,
     caller: Caller,
@@ -253,7 +392,8 @@ pub async fn rotate_secret(
     Ok(Renewed(body))
 }
 
-/// `POST /v1/channels/{id}/recover`: enables a channel again, and retries its dead deliveries.
+/// Enables a channel again, and retries its dead deliveries.
+#[utoipa::path(post, path = "/v1/channels/{id}/recover", operation_id = "recover_channel", tag = "channels")]
 pub async fn recover(
     State(app): State<App>,
     caller: Caller,
@@ -266,7 +406,13 @@ pub async fn recover(
     Ok(JsonAnswer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
-/// `GET /v1/channels/{id}/deliveries`: the deliveries of a channel.
+/// Lists the deliveries of a channel, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/channels/{id}/deliveries",
+    operation_id = "list_channel_deliveries",
+    tag = "channels"
+)]
 pub async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,

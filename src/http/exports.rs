@@ -3,6 +3,7 @@
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params};
@@ -14,40 +15,76 @@ use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
 use crate::domain::ids::{ExportId, FileId};
 use crate::domain::object::object;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::store::exports::{self, Export, ExportState};
 use crate::tables::TableFormat;
+use crate::worker::exports::ExportOptions;
 
-#[derive(Deserialize)]
+/// Body of a request that creates an export.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "kind": "prices",
+    "format": "parquet",
+    "filter": {"store": "steam", "since": "2026-01-01T00:00:00Z"},
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateExportRequest {
+    /// The rows: all `prices` or `deals`, or the account's own `watches`, `notices` or `files`.
     kind: ExportKind,
+    /// Format of the file; default: `csv`.
     #[serde(default)]
     format: TableFormat,
     #[serde(default, deserialize_with = "object")]
     filter: ExportFilter,
-    /// Seconds from now after which the file is deleted.
+    /// Seconds from now after which the file is deleted; default: 13 days.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_166_400, example = 86_400)]
     expires_in: Option<i64>,
 }
 
-#[derive(Serialize)]
+/// An export in a response.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Export, example = json!({
+    "id": "01a0b6f2-7777-7d3e-8a4b-1c2d3e4f5a6b",
+    "kind": "prices",
+    "format": "parquet",
+    "filter": {"store": "steam", "since": "2026-01-01T00:00:00Z"},
+    "state": "done",
+    "failure": null,
+    "rows_written": 861_000,
+    "bytes_written": 7_340_032,
+    "rows_total": 861_000,
+    "file_id": "01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b",
+    "content": "/v1/files/01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b/content",
+    "created_at": "2026-11-20T12:00:00Z",
+    "started_at": "2026-11-20T12:00:01Z",
+    "finished_at": "2026-11-20T12:00:09Z",
+}))]
 pub struct ExportResponse {
     id: ExportId,
     /// Kind, format and filter.
     #[serde(flatten)]
+    #[schema(value_type = ExportOptions)]
     options: serde_json::Value,
     state: ExportState,
+    /// Why the export failed.
+    #[schema(required)]
     failure: Option<String>,
     rows_written: i64,
     bytes_written: i64,
     /// Number of rows, estimated until the export is done; `null`: unknown.
+    #[schema(required)]
     rows_total: Option<i64>,
     /// File of a completed export.
+    #[schema(required)]
     file_id: Option<FileId>,
+    /// Path of that file's content.
+    #[schema(required)]
     content: Option<String>,
     created_at: DateTime<Utc>,
+    #[schema(required)]
     started_at: Option<DateTime<Utc>>,
+    #[schema(required)]
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -72,11 +109,24 @@ impl From<Export> for ExportResponse {
 }
 
 /// No query parameters besides those of paging.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ExportParams {}
 
-/// `POST /v1/exports`: requests an export.
+/// Creates an export: the worker writes its rows into a file.
+#[utoipa::path(
+    post,
+    path = "/v1/exports",
+    operation_id = "create_export",
+    tag = "exports",
+    responses((
+        status = 429,
+        description = "There were too many requests, or 20 exports of the account are waiting or being written.",
+        body = Problem,
+        content_type = "application/problem+json"
+    ))
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -101,7 +151,8 @@ pub async fn create(
     Ok(Created { location: format!("/v1/exports/{}", export.id), value: ExportResponse::from(export) })
 }
 
-/// `GET /v1/exports`: the caller's exports, the newest first.
+/// Lists the caller's exports, the newest first.
+#[utoipa::path(get, path = "/v1/exports", operation_id = "list_exports", tag = "exports")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -114,7 +165,8 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(ExportResponse::from)))
 }
 
-/// `GET /v1/exports/{id}`: state and progress of an export.
+/// Returns the state and progress of an export.
+#[utoipa::path(get, path = "/v1/exports/{id}", operation_id = "get_export", tag = "exports")]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -125,8 +177,21 @@ pub async fn show(
     Ok(if_none_match.answer(ExportResponse::from(export)))
 }
 
-/// `DELETE /v1/exports/{id}`: cancels an export. The file of a completed export stays until it expires or is deleted
-/// itself.
+/// Cancels an export that is waiting or being written.
+///
+/// The file of a completed export stays until it expires or is deleted itself.
+#[utoipa::path(
+    delete,
+    path = "/v1/exports/{id}",
+    operation_id = "cancel_export",
+    tag = "exports",
+    responses((
+        status = 409,
+        description = "The export has already ended.",
+        body = Problem,
+        content_type = "application/problem+json"
+    ))
+)]
 pub async fn cancel(
     State(app): State<App>,
     caller: Caller,

@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::conditional::IfNoneMatch;
@@ -29,19 +30,41 @@ route, <code>docs/reference/settings.md</code> the settings.</p>
 </html>
 "#;
 
-#[derive(Serialize)]
+/// The service in a few words.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Service, example = json!({
+    "name": "Salebell",
+    "description": "The API of a bell that rings when a video game goes on sale.",
+    "documentation": "README.md and docs/reference/api.md in the source code",
+}))]
 struct FrontResponse {
     name: &'static str,
     description: &'static str,
+    /// Where the documentation is.
     documentation: &'static str,
 }
 
-/// `GET /`: a page for browsers, JSON for all others.
-pub async fn show(headers: HeaderMap) -> Result<Response> {
+/// Returns a page for browsers, and JSON for all others.
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "get_service",
+    tag = "service",
+    responses((
+        status = 200,
+        description = "The service in a few words, in the format that `Accept` prefers.",
+        content((FrontResponse = "application/json"), (String = "text/html")),
+        headers(
+            ("ETag" = String, description = "Version of the resource, for `If-None-Match`."),
+            ("Vary" = String, description = "`accept`: the format depends on it.")
+        )
+    ))
+)]
+pub async fn show(headers: HeaderMap, if_none_match: IfNoneMatch) -> Result<Response> {
     let mut response = match choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Html]) {
         AcceptedFormat::Html => {
             let body = PAGE.as_bytes().to_vec();
-            let mut response = IfNoneMatch::of(&headers).respond("text/html; charset=utf-8", body)?;
+            let mut response = if_none_match.respond("text/html; charset=utf-8", body)?;
             let policy = HeaderValue::from_static(POLICY);
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
             response
@@ -52,7 +75,7 @@ pub async fn show(headers: HeaderMap) -> Result<Response> {
                 description: "The API of a bell that rings when a video game goes on sale.",
                 documentation: "README.md and docs/reference/api.md in the source code",
             };
-            IfNoneMatch::of(&headers).answer(front).into_response()
+            if_none_match.answer(front).into_response()
         }
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, bad_parameter};
@@ -27,12 +28,25 @@ const MAX_PUBLISHER: usize = 200;
 const MAX_SEARCH: usize = 200;
 
 /// A game in a response.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Game, example = json!({
+    "id": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    "title": "The Witcher® 3: Wild Hunt",
+    "publisher": "CD PROJEKT RED",
+    "released_on": "2015-05-18",
+    "url": "https://thewitcher.example/3",
+    "created_at": "2026-11-29T10:00:00Z",
+    "updated_at": "2026-11-29T10:00:00Z",
+}))]
 pub struct GameResponse {
     pub id: GameId,
     pub title: String,
+    #[schema(required)]
     pub publisher: Option<String>,
+    #[schema(required)]
     pub released_on: Option<NaiveDate>,
+    /// Its own page on the web.
+    #[schema(required)]
     pub url: Option<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -46,12 +60,31 @@ impl From<Game> for GameResponse {
 }
 
 /// Body of a request that creates a game.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "title": "The Witcher® 3: Wild Hunt",
+    "publisher": "CD PROJEKT RED",
+    "released_on": "2015-05-18",
+    "url": "https://thewitcher.example/3",
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateGameRequest {
+    /// Title, which is stored without HTML entities, invisible characters and superfluous white space.
+    #[schema(
+        value_type = String,
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     title: Option<String>,
+    /// Publisher; an empty text means none.
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     publisher: Option<String>,
+    /// Day of the release, from the year 1950 on.
+    #[schema(pattern = r"^(19[5-9][0-9]|[2-9][0-9]{3})-[0-9]{2}-[0-9]{2}$")]
     released_on: Option<NaiveDate>,
+    /// Its own page on the web.
+    #[schema(format = "uri", max_length = 2000, pattern = r"^https?://[^/?#]")]
     url: Option<String>,
 }
 
@@ -83,16 +116,30 @@ impl CreateGameRequest {
 }
 
 /// A merge patch of a game.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"released_on": "2015-05-19", "url": null}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateGameRequest {
     #[serde(default)]
+    #[schema(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     title: Patch<String>,
+    /// Publisher; an empty text means none.
     #[serde(default)]
+    #[schema(value_type = Option<String>, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     publisher: Patch<String>,
+    /// Day of the release, from the year 1950 on.
     #[serde(default)]
+    #[schema(value_type = Option<NaiveDate>, pattern = r"^(19[5-9][0-9]|[2-9][0-9]{3})-[0-9]{2}-[0-9]{2}$")]
     released_on: Patch<NaiveDate>,
+    /// Its own page on the web.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = "uri", max_length = 2000, pattern = r"^https?://[^/?#]")]
     url: Patch<String>,
 }
 
@@ -112,14 +159,18 @@ impl UpdateGameRequest {
     }
 }
 
-/// Filters of the list: `q` is the text to search for in titles.
-#[derive(Deserialize)]
+/// Filters of the list.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct GameParams {
+    /// Text to search for in titles; misspelt words are found as well.
+    #[param(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     q: Option<String>,
 }
 
-/// `GET /v1/games`: all games, the newest first, or the best matches for `q`.
+/// Lists all games, the newest first, or those that match `q`, the best match first.
+#[utoipa::path(get, path = "/v1/games", operation_id = "list_games", tag = "catalogue")]
 pub async fn list(
     State(app): State<App>,
     Params(params): Params<GameParams>,
@@ -137,7 +188,8 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(GameResponse::from)))
 }
 
-/// `GET /v1/games/{id}`: a game.
+/// Returns a game.
+#[utoipa::path(get, path = "/v1/games/{id}", operation_id = "get_game", tag = "catalogue")]
 pub async fn show(
     State(app): State<App>,
     Id(id): Id<GameId>,
@@ -148,7 +200,16 @@ pub async fn show(
     Ok(if_none_match.answer(GameResponse::from(game)))
 }
 
-/// `POST /v1/games`: creates a game.
+/// Creates a game.
+///
+/// Two games may have the same title.
+#[utoipa::path(
+    post,
+    path = "/v1/games",
+    operation_id = "create_game",
+    tag = "catalogue",
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -159,7 +220,14 @@ pub async fn create(
     Ok(Created { location: format!("/v1/games/{}", game.id), value: GameResponse::from(game) })
 }
 
-/// `PATCH /v1/games/{id}`: changes a game.
+/// Changes a game.
+#[utoipa::path(
+    patch,
+    path = "/v1/games/{id}",
+    operation_id = "update_game",
+    tag = "catalogue",
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -176,7 +244,14 @@ pub async fn update(
     Ok(Tagged::new(GameResponse::from(game)))
 }
 
-/// `DELETE /v1/games/{id}`: deletes a game with its offers, their history, and every account's watches of it.
+/// Deletes a game with its offers, their history, and every account's watches of it.
+#[utoipa::path(
+    delete,
+    path = "/v1/games/{id}",
+    operation_id = "delete_game",
+    tag = "catalogue",
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

@@ -6,23 +6,77 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::answer::JsonAnswer;
 use crate::app::App;
-use crate::error::{Error, FieldError, Kind, Result};
+use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
 use crate::telemetry::gauges::Gauges;
 
-/// `GET /healthz`, also on the loopback listener: 200 if the process responds. It checks nothing else, because
-/// restarting the process would not repair a database.
-pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
-    app.health.dead_man.note_health_check(&headers);
-    JsonAnswer(serde_json::json!({"status": "ok"})).into_response()
+/// State of a process that responds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health, example = json!({"status": "ok"}))]
+pub struct HealthResponse {
+    #[schema(inline)]
+    status: Alive,
 }
 
-/// `GET /readyz`: 200 if requests can be served, else 503 with a reason for each failed check.
-pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Alive {
+    Ok,
+}
+
+/// State of a process that can serve requests.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Readiness, example = json!({"status": "ready"}))]
+pub struct ReadinessResponse {
+    #[schema(inline)]
+    status: Ready,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Ready {
+    Ready,
+}
+
+/// Returns 200 if the process responds.
+///
+/// It checks nothing else, because restarting the process would not repair a database.
+#[utoipa::path(get, path = "/healthz", operation_id = "get_health", tag = "service")]
+pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> JsonAnswer<HealthResponse> {
+    app.health.dead_man.note_health_check(&headers);
+    JsonAnswer(HealthResponse { status: Alive::Ok })
+}
+
+/// Returns 200 if requests can be served, else 503 with a reason for each failed check.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "get_readiness",
+    tag = "service",
+    responses((
+        status = 503,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "Requests cannot be served. Each of `errors` is a failed check: its `pointer` is \
+            `database`, `migrations`, `disk`, `files` or `process`.",
+        headers(("Retry-After" = u64, description = "Seconds after which a retry may succeed.")),
+        example = json!({
+            "type": "/problems/unavailable",
+            "title": "Temporarily unavailable",
+            "status": 503,
+            "detail": "Not ready; see errors for why.",
+            "instance": "01a0b6f2-9999-7d3e-8a4b-1c2d3e4f5a6b",
+            "errors": [{"pointer": "database", "detail": "cannot be reached"}],
+        })
+    ))
+)]
+pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<JsonAnswer<ReadinessResponse>> {
     app.health.dead_man.note_health_check(&headers);
     let mut reasons = app.health.readiness.reasons().await;
     if let Some(detail) = app.health.disk.reason() {
@@ -35,7 +89,7 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }
     if reasons.is_empty() {
-        return Ok(JsonAnswer(serde_json::json!({"status": "ready"})).into_response());
+        return Ok(JsonAnswer(ReadinessResponse { status: Ready::Ready }));
     }
     let mut refusal = Error::new(Kind::Unavailable, "Not ready; see errors for why.");
     refusal.retry_after_s = Some(1);

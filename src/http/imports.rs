@@ -14,6 +14,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, pointer_part};
@@ -23,8 +27,8 @@ use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::ObservationCounts;
 use crate::domain::ids::{AccountId, BatchId, FileId, ImportId};
-use crate::error::{Error, Result};
-use crate::feed::options::{ImportFormat, ImportOptions};
+use crate::error::{Error, Problem, Result};
+use crate::feed::options::{ImportFormat, ImportOptions, columns_schema, constants_schema};
 use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
 use crate::store::batches::{self, Batch};
 use crate::store::files;
@@ -38,17 +42,28 @@ const LISTEN_FOR: Duration = Duration::from_secs(3_600);
 /// Number of refusals that one query reads.
 const REFUSALS_AT_ONCE: i64 = 1_000;
 
-#[derive(Deserialize)]
+/// Body of a request that creates an import.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "file_id": "01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b",
+    "columns": {"sku": "ID", "price": "Price", "observed_at": "Date"},
+    "constants": {"store": "Steam", "currency": "EUR"},
+    "backfill": true,
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateImportRequest {
+    /// File that is read; it must be complete.
     file_id: FileId,
+    /// Format of the file; default: `observations`.
     #[serde(default)]
     format: ImportFormat,
     /// Mapping for a foreign CSV or NDJSON: field → column.
     #[serde(default)]
+    #[schema(schema_with = columns_schema)]
     columns: std::collections::BTreeMap<String, String>,
     /// Constants: field → its value in every row.
     #[serde(default)]
+    #[schema(schema_with = constants_schema)]
     constants: std::collections::BTreeMap<String, String>,
     /// Whether the import is historical and triggers no notices.
     #[serde(default)]
@@ -56,7 +71,12 @@ pub struct CreateImportRequest {
 }
 
 /// State of an import together with its batch.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[schema(
+    as = ImportState,
+    description = "State of an import. While it is `recording`, the file was read to its end, but some observations \
+        are not recorded yet."
+)]
 #[serde(rename_all = "snake_case")]
 enum ReportedState {
     Queued,
@@ -68,17 +88,57 @@ enum ReportedState {
     Cancelled,
 }
 
-#[derive(Serialize)]
+/// An import in a response, with the counts of its batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Import, example = json!({
+    "id": "01a0b6f2-9999-7d3e-8a4b-1c2d3e4f5a6b",
+    "file_id": "01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b",
+    "file_name": "prices.csv",
+    "state": "reading",
+    "failure": null,
+    "backfill": true,
+    "options": {
+        "format": "observations",
+        "columns": {"sku": "ID", "price": "Price", "observed_at": "Date"},
+        "constants": {"store": "Steam", "currency": "EUR"},
+    },
+    "progress": {
+        "rows_read": 40_000,
+        "bytes_read": 4_194_304,
+        "bytes_total": 8_388_608,
+        "rows_per_second": 20_000.0,
+        "seconds_left": 2,
+    },
+    "accepted": 39_990,
+    "refused": 10,
+    "warnings": 0,
+    "refusals": "/v1/imports/01a0b6f2-9999-7d3e-8a4b-1c2d3e4f5a6b/refusals",
+    "recorded": 12_000,
+    "unchanged": 4_000,
+    "stale": 0,
+    "quarantined": 0,
+    "failed": 0,
+    "new_lows": 3,
+    "too_old_to_ring": 0,
+    "transitions": {"sale.started": 120, "price.lowered": 11_880},
+    "created_at": "2026-11-20T12:00:00Z",
+    "started_at": "2026-11-20T12:00:01Z",
+    "finished_at": null,
+}))]
 pub struct ImportResponse {
     id: ImportId,
     file_id: FileId,
     file_name: String,
     state: ReportedState,
     /// Why the import failed.
+    #[schema(required)]
     failure: Option<String>,
+    /// Whether the import is historical and triggers no notices.
     backfill: bool,
+    #[schema(value_type = ImportOptions)]
     options: serde_json::Value,
     progress: ImportProgress,
+    /// Number of observations that were accepted.
     accepted: i64,
     /// Number of rows that were refused.
     refused: i64,
@@ -89,18 +149,24 @@ pub struct ImportResponse {
     #[serde(flatten)]
     counts: ObservationCounts,
     created_at: DateTime<Utc>,
+    #[schema(required)]
     started_at: Option<DateTime<Utc>>,
+    #[schema(required)]
     finished_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+/// How far an import has been read.
+#[derive(Serialize, ToSchema)]
 struct ImportProgress {
     rows_read: i64,
     /// Bytes of the file as it is stored, compressed or not.
     bytes_read: i64,
     bytes_total: i64,
+    /// Average since the import was begun; `null` before.
+    #[schema(required)]
     rows_per_second: Option<f64>,
     /// Estimated seconds until the file is read; `null` while there is nothing to estimate from.
+    #[schema(required)]
     seconds_left: Option<i64>,
 }
 
@@ -161,11 +227,39 @@ impl ImportResponse {
 }
 
 /// No query parameters besides those of paging.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ImportParams {}
 
-/// `POST /v1/imports`: requests the import of a complete file.
+/// Creates an import: the worker reads a complete file as observations.
+#[utoipa::path(
+    post,
+    path = "/v1/imports",
+    operation_id = "create_import",
+    tag = "imports",
+    security(("token" = ["prices:write"])),
+    responses(
+        (
+            status = 404,
+            description = "The account has no such file, or it has expired.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 409,
+            description = "The file is not complete yet, or the first request with the `Idempotency-Key` is in flight.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 429,
+            description = "There were too many requests, or 100 imports of the account are waiting or being read.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -198,7 +292,14 @@ pub async fn create(
     Ok(Created { location, value: ImportResponse::of(&app, caller.account, import).await? })
 }
 
-/// `GET /v1/imports`: the caller's imports, the newest first.
+/// Lists the caller's imports, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/imports",
+    operation_id = "list_imports",
+    tag = "imports",
+    security(("token" = ["prices:write"]))
+)]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -220,7 +321,14 @@ pub async fn list(
     Ok(if_none_match.answer(Page { items: items.collect(), next_cursor: page.next_cursor }))
 }
 
-/// `GET /v1/imports/{id}`: state and progress of an import.
+/// Returns the state and progress of an import.
+#[utoipa::path(
+    get,
+    path = "/v1/imports/{id}",
+    operation_id = "get_import",
+    tag = "imports",
+    security(("token" = ["prices:write"]))
+)]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -232,7 +340,20 @@ pub async fn show(
     Ok(if_none_match.answer(ImportResponse::of(&app, caller.account, import).await?))
 }
 
-/// `DELETE /v1/imports/{id}`: cancels an import; observations that were already sent are still recorded.
+/// Cancels an import; observations that were already sent are still recorded.
+#[utoipa::path(
+    delete,
+    path = "/v1/imports/{id}",
+    operation_id = "cancel_import",
+    tag = "imports",
+    security(("token" = ["prices:write"])),
+    responses((
+        status = 409,
+        description = "The import has already ended.",
+        body = Problem,
+        content_type = "application/problem+json"
+    ))
+)]
 pub async fn cancel(
     State(app): State<App>,
     caller: Caller,
@@ -243,7 +364,56 @@ pub async fn cancel(
     Ok(Tagged::new(ImportResponse::of(&app, caller.account, import).await?))
 }
 
-/// `GET /v1/imports/{id}/events`: the progress as server-sent events, named `progress` until the last one, `end`.
+/// Schema of an event of an import.
+pub struct ImportEvent;
+
+impl PartialSchema for ImportEvent {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let data = text()
+            .content_media_type("application/json")
+            .content_schema(Some(Ref::from_schema_name(ImportResponse::name())));
+        ObjectBuilder::new()
+            .description(Some("A change of an import: `progress` until the last event, which is `end`."))
+            .property("event", text().enum_values(Some(["progress", "end"])))
+            .required("event")
+            .property("data", data)
+            .required("data")
+            .examples([
+                json!({"event": "progress", "data": r#"{"id": "01a0b6f2-9999-7d3e-8a4b-1c2d3e4f5a6b", …}"#}),
+            ])
+            .into()
+    }
+}
+
+impl ToSchema for ImportEvent {}
+
+/// Follows an import as server-sent events.
+///
+/// Each event has the import as `get_import` returns it, when it has changed: named `progress`, and the last one `end`.
+/// A stream lasts an hour at most.
+#[utoipa::path(
+    get,
+    path = "/v1/imports/{id}/events",
+    operation_id = "follow_import",
+    tag = "imports",
+    security(("token" = ["prices:write"])),
+    responses(
+        (
+            status = 200,
+            description = "The events.",
+            body = ImportEvent,
+            content_type = "text/event-stream",
+            headers(("Cache-Control" = String, description = "`no-cache`."))
+        ),
+        (
+            status = 429,
+            description = "There were too many requests, or the account has ten event streams open.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
 pub async fn events(
     State(app): State<App>,
     Extension(limits): Extension<EventStreamLimits>,
@@ -292,14 +462,19 @@ fn follow(
     })
 }
 
-#[derive(Deserialize)]
+/// Query of the refusals of an import.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct RefusalParams {
+    /// Format of the file; default: `csv`.
     #[serde(default)]
+    #[param(inline)]
+    #[schema(inline)]
     format: RefusalFormat,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum RefusalFormat {
     #[default]
@@ -307,7 +482,40 @@ enum RefusalFormat {
     Ndjson,
 }
 
-/// `GET /v1/imports/{id}/refusals`: a file of the rows that were refused, or accepted without some of their fields.
+/// A row of an import that was refused, or accepted without some of its fields.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ImportRefusal, example = json!({"line": 7, "reason": "price is required", "kind": "refused"}))]
+struct RefusalResponse<'a> {
+    /// Line of the file on which the row begins.
+    line: i64,
+    reason: &'a str,
+    #[schema(inline)]
+    kind: RefusalKind,
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RefusalKind {
+    Refused,
+    Warning,
+}
+
+/// Returns the rows that were refused, or accepted without some of their fields, as a file.
+///
+/// CSV has the columns `line`, `reason` and `kind` (`refused` or `warning`). The first 100,000 of each kind are kept.
+#[utoipa::path(
+    get,
+    path = "/v1/imports/{id}/refusals",
+    operation_id = "list_import_refusals",
+    tag = "imports",
+    security(("token" = ["prices:write"])),
+    responses((
+        status = 200,
+        description = "The rows, by line.",
+        content((String = "text/csv"), (RefusalResponse = "application/x-ndjson")),
+        headers(("Content-Disposition" = String, description = "`attachment`, with the name of the file."))
+    ))
+)]
 pub async fn refusals(
     State(app): State<App>,
     caller: Caller,
@@ -341,11 +549,14 @@ pub async fn refusals(
 
 fn write_refusal(text: &mut Vec<u8>, format: RefusalFormat, refusal: &RowRefusal) {
     let RowRefusal { line, reason, warning } = refusal;
-    let kind = if *warning { "warning" } else { "refused" };
     let line = match format {
-        RefusalFormat::Csv => format!("{line},{},{kind}\r\n", quote(reason)),
+        RefusalFormat::Csv => {
+            let kind = if *warning { "warning" } else { "refused" };
+            format!("{line},{},{kind}\r\n", quote(reason))
+        }
         RefusalFormat::Ndjson => {
-            format!("{}\n", serde_json::json!({"line": line, "reason": reason, "kind": kind}))
+            let kind = if *warning { RefusalKind::Warning } else { RefusalKind::Refused };
+            format!("{}\n", json!(RefusalResponse { line: *line, reason, kind }))
         }
     };
     text.extend_from_slice(line.as_bytes());

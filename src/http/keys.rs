@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{ShownOnce, Tagged};
 use super::extract::body::{Id, Json, Params, present};
@@ -13,57 +14,110 @@ use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::{Page, Paging};
 use crate::app::App;
-use crate::domain::api_key;
+use crate::domain::api_key::{self, Scope};
 use crate::domain::ids::ApiKeyId;
 use crate::domain::observation::Timestamp;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Problem, Result};
 use crate::secrets;
 use crate::store::keys::{self, Key, NewKey};
 
 /// Longest name of a key, in characters.
 const MAX_NAME: usize = 100;
 
-/// Body of a request that creates a key. Without `expires_at` the key is valid until it is revoked.
-#[derive(Deserialize)]
+/// Body of a request that creates a key.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "name": "price reports",
+    "scopes": ["prices:write"],
+    "expires_at": "2027-11-29T00:00:00Z",
+}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateKeyRequest {
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
+    /// Scopes of the key, which the token of the request must have itself.
     #[serde(default)]
+    #[schema(value_type = Vec<Scope>)]
     scopes: Vec<String>,
+    /// Time in the future until which the key is valid; null: until it is revoked. It may not be later than the expiry
+    /// of the API key that is the token of the request.
     #[serde(default)]
     expires_at: Option<Timestamp>,
 }
 
 /// A merge patch of a key.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"scopes": [], "expires_at": null}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateKeyRequest {
     #[serde(default, deserialize_with = "present")]
+    #[schema(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     name: Option<String>,
+    /// Scopes of the key. The token of the request must have those that are new.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Vec<Scope>, required = false)]
     scopes: Option<Vec<String>>,
+    /// Time in the future until which the key is valid; null: until it is revoked.
     #[serde(default)]
+    #[schema(value_type = Option<Timestamp>)]
     expires_at: Patch<Timestamp>,
 }
 
 /// A key in a response, identified by the hint, its beginning.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key, example = json!({
+    "id": "01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b",
+    "name": "price reports",
+    "hint": "sbk_Zq3x",
+    "scopes": ["prices:write"],
+    "created_at": "2026-11-29T10:00:00Z",
+    "expires_at": "2027-11-29T00:00:00Z",
+    "last_used_at": null,
+}))]
 pub struct KeyResponse {
     id: ApiKeyId,
     name: String,
+    /// Beginning of the key.
+    #[schema(pattern = "^sbk_[0-9A-Za-z]{4}$")]
     hint: String,
+    #[schema(value_type = Vec<Scope>)]
     scopes: Vec<String>,
     created_at: DateTime<Utc>,
+    /// Time until which the key is valid; null: until it is revoked.
+    #[schema(required)]
     expires_at: Option<DateTime<Utc>>,
-    /// Time of the last use, accurate to a minute.
+    /// Time of the last use, accurate to a minute; null if the key was never used.
+    #[schema(required)]
     last_used_at: Option<DateTime<Utc>>,
 }
 
 /// A key that was just created: the only response that contains the key itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedKey, example = json!({
+    "id": "01a0b6f2-8888-7d3e-8a4b-1c2d3e4f5a6b",
+    "name": "price reports",
+    "hint": "sbk_Zq3x",
+    "scopes": ["prices:write"],
+    "created_at": "2026-11-29T10:00:00Z",
+    "expires_at": "2027-11-29T00:00:00Z",
+    "last_used_at": null,
+    "key": "sbk_Zq3xExampleExampleExampleExampleExampleExampleExa",
+}))]
 pub struct CreatedKeyResponse {
     #[serde(flatten)]
     shown: KeyResponse,
+    /// The key itself, which is a bearer token.
+    #[schema(pattern = "^sbk_[0-9A-Za-z]{49}$")]
     key: String,
 }
 
@@ -75,7 +129,7 @@ impl From<Key> for KeyResponse {
 }
 
 /// No query parameters besides those of paging.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyParams {}
 
@@ -133,7 +187,8 @@ impl Wanted {
     }
 }
 
-/// `GET /v1/keys`: the caller's keys, the newest first.
+/// Lists the caller's keys, the newest first.
+#[utoipa::path(get, path = "/v1/keys", operation_id = "list_keys", tag = "account")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -146,7 +201,8 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(KeyResponse::from)))
 }
 
-/// `GET /v1/keys/{id}`: one of the caller's keys.
+/// Returns one of the caller's keys.
+#[utoipa::path(get, path = "/v1/keys/{id}", operation_id = "get_key", tag = "account")]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -157,7 +213,28 @@ pub async fn show(
     Ok(if_none_match.answer(KeyResponse::from(key)))
 }
 
-/// `POST /v1/keys`: creates a key.
+/// Creates a key, which is returned only this once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    operation_id = "create_key",
+    tag = "account",
+    responses(
+        (
+            status = 403,
+            body = Problem,
+            content_type = "application/problem+json",
+            description = "The token itself lacks one of the scopes, or expires before the key would."
+        ),
+        (
+            status = 409,
+            body = Problem,
+            content_type = "application/problem+json",
+            description = "The account has as many keys as it may have, or a request with the same \
+                `Idempotency-Key` is in flight."
+        )
+    )
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -182,7 +259,20 @@ pub async fn create(
     Ok(ShownOnce { location: Some(location), value: created })
 }
 
-/// `PATCH /v1/keys/{id}`: changes the name, scopes or expiry of a key.
+/// Changes the name, scopes or expiry of a key.
+#[utoipa::path(
+    patch,
+    path = "/v1/keys/{id}",
+    operation_id = "update_key",
+    tag = "account",
+    responses((
+        status = 403,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "The token itself lacks one of the scopes that the key would gain or keep for longer, or \
+            expires before the key would."
+    ))
+)]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -206,7 +296,10 @@ pub async fn update(
     Ok(Tagged::new(KeyResponse::from(key)))
 }
 
-/// `DELETE /v1/keys/{id}`: revokes a key. It is refused from now on; by other processes within five seconds.
+/// Deletes a key, which revokes it.
+///
+/// The key is refused from now on, by other processes within five seconds.
+#[utoipa::path(delete, path = "/v1/keys/{id}", operation_id = "delete_key", tag = "account")]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

@@ -36,6 +36,7 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use serde_json::Value;
 use tower::ServiceBuilder;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -50,7 +51,7 @@ use self::middleware::request_id::Identify;
 use self::middleware::request_limits::HeadCheck;
 use self::middleware::response_headers::{Allow, CacheControl, default_header};
 use self::middleware::time_limits::{BodyWatch, RequestDeadline};
-use self::openapi::Document;
+use self::openapi::{Document, Version};
 use self::url_table::url_table;
 use crate::app::App;
 use crate::error::{Error, Kind};
@@ -86,7 +87,7 @@ url_table! {
     "/v1/stores" => get(stores::list).post(stores::create);
     "/v1/stores/{id}" => get(stores::show).patch(stores::update).delete(stores::remove);
     "/v1/files" => get(files::list).post(files::create).options(files::options), Idempotency::Streaming;
-    "/v1/files/{id}" => get(files::show).head(files::head).options(files::options);
+    "/v1/files/{id}" => get(files::show).head(files::head).options(files::options_of_file);
     "/v1/files/{id}" => patch(files::patch).delete(files::remove);
     "/v1/files/{id}" => put(files::put).post(files::overridden);
     "/v1/files/{id}/content" => get(content::get);
@@ -114,6 +115,11 @@ url_table! {
     "/v1/channels/{id}/deliveries" => get(channels::list_deliveries);
     "/v1/deliveries/{id}" => get(deliveries::show);
     "/v1/deliveries/{id}/redeliver" => post(deliveries::redeliver);
+}
+
+/// The OpenAPI document of the API, in a version of the specification.
+pub fn document(version: Version) -> Value {
+    openapi::document(operations(), version)
 }
 
 /// Wraps routes in the layers, which are listed from the outermost to the innermost.

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::Tagged;
 use super::extract::body::{Id, Json, Params, present};
@@ -12,10 +13,13 @@ use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::{GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money;
+use crate::domain::price::TransitionKind;
 use crate::error::{Error, Result};
 use crate::store::notices::{self, Notice};
 
-#[derive(Deserialize)]
+/// Filters of the list.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListNoticesParams {
     /// `true`: only unread notices. `false`, the default: all.
@@ -24,52 +28,92 @@ pub struct ListNoticesParams {
 }
 
 /// A merge patch of a notice.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"read": true}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNoticeRequest {
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = bool, required = false)]
     read: Option<bool>,
 }
 
-#[derive(Serialize)]
+/// A notice in a response: one notification for a watch and a sale.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Notice, example = json!({
+    "id": "01a0b6f2-5555-7d3e-8a4b-1c2d3e4f5a6b",
+    "event": "sale.started",
+    "watch_id": "01a0b6f2-1111-7d3e-8a4b-1c2d3e4f5a6b",
+    "sale_id": "01a0b6f2-6666-7d3e-8a4b-1c2d3e4f5a6b",
+    "game": {"id": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b", "title": "The Witcher® 3: Wild Hunt"},
+    "offer": {
+        "id": "01a0b6f2-2222-7d3e-8a4b-1c2d3e4f5a6b",
+        "store": {"slug": "gog-com", "name": "GOG.com"},
+        "region": "DE",
+        "platform": "windows",
+    },
+    "price": {"amount": "9.99", "currency": "EUR"},
+    "regular_price": {"amount": "49.99", "currency": "EUR"},
+    "cut": 80,
+    "new_low": true,
+    "url": "https://www.gog.com/en/game/the_witcher_3_wild_hunt",
+    "observed_at": "2026-11-29T09:59:58Z",
+    "read": false,
+    "read_at": null,
+    "created_at": "2026-11-29T10:00:01Z",
+}))]
 pub struct NoticeResponse {
     id: NoticeId,
     /// The transition that caused the notice, such as `sale.started`.
+    #[schema(value_type = TransitionKind)]
     event: String,
     watch_id: WatchId,
     sale_id: SaleId,
     game: GameOfNotice,
-    /// `null` if the offer has been deleted since.
+    /// The offer; null if it has been deleted since.
+    #[schema(required)]
     offer: Option<OfferOfNotice>,
     /// The price that caused the notice.
     price: Money,
     regular_price: Money,
+    /// Whole percent below the regular price.
+    #[schema(minimum = 0, maximum = 100)]
     cut: i16,
+    /// Whether the price is strictly below every earlier price that was paid for the offer, or is its first giveaway.
     new_low: bool,
+    /// Where the offer can be bought.
+    #[schema(required)]
     url: Option<String>,
-    /// Time at which that price was observed; `null` for notices from before this was stored.
+    /// Time at which that price was observed; null for notices from before this was stored.
+    #[schema(required)]
     observed_at: Option<DateTime<Utc>>,
     read: bool,
+    /// Time at which the notice was marked as read; null while it is unread.
+    #[schema(required)]
     read_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct GameOfNotice {
     id: GameId,
-    /// `null` if the game has been deleted since.
+    /// Title of the game; null if it has been deleted since.
+    #[schema(required)]
     title: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct OfferOfNotice {
     id: OfferId,
     store: StoreOfNotice,
+    /// ISO 3166-1 code, or `ZZ` for everywhere.
+    #[schema(pattern = r"^[A-Z]{2}$")]
     region: String,
+    /// Platform such as `windows`; null if it was never reported.
+    #[schema(required)]
     platform: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct StoreOfNotice {
     slug: String,
     name: String,
@@ -113,7 +157,8 @@ impl TryFrom<Notice> for NoticeResponse {
     }
 }
 
-/// `GET /v1/notices`: the caller's notices.
+/// Lists the caller's notices, the newest first.
+#[utoipa::path(get, path = "/v1/notices", operation_id = "list_notices", tag = "notices")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -128,7 +173,8 @@ pub async fn list(
     Ok(if_none_match.answer(paging.page(items, |notice| notice.id)?))
 }
 
-/// `GET /v1/notices/{id}`: one of the caller's notices.
+/// Returns one of the caller's notices.
+#[utoipa::path(get, path = "/v1/notices/{id}", operation_id = "get_notice", tag = "notices")]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -139,7 +185,8 @@ pub async fn show(
     Ok(if_none_match.answer(NoticeResponse::try_from(notice)?))
 }
 
-/// `PATCH /v1/notices/{id}`: marks a notice as read or unread.
+/// Changes whether a notice is marked as read.
+#[utoipa::path(patch, path = "/v1/notices/{id}", operation_id = "update_notice", tag = "notices")]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::JsonAnswer;
 use super::extract::body::{
@@ -24,13 +25,16 @@ use crate::app::cpu_time::Stride;
 use crate::domain::ids::BatchId;
 use crate::domain::object::Object;
 use crate::domain::observation::ReportedObservation;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Problem, Result};
 use crate::intake::{ListedProblem, PriceIntake, Receipt};
 use crate::telemetry::trace_context::TraceContext;
 
 /// Maximum number of observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;
-#[derive(Deserialize)]
+
+/// Query of a report.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ReportParams {
     /// Whether the report is historical and triggers no notices; a JSON report may state it in its body instead.
@@ -38,11 +42,23 @@ pub struct ReportParams {
     backfill: bool,
 }
 
-#[derive(Deserialize)]
+/// A report of prices.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"observations": [{
+    "store": "gog",
+    "sku": "1207664643",
+    "title": "The Witcher® 3: Wild Hunt",
+    "price": "9.99",
+    "regular_price": "49.99",
+    "currency": "EUR",
+}]}))]
 #[serde(deny_unknown_fields)]
 struct ReportRequest<'a> {
+    /// The observations. An invalid one is refused by itself: the report is accepted without it.
     #[serde(borrow)]
+    #[schema(value_type = Vec<ReportedObservation>, max_items = 1000)]
     observations: Observations<'a>,
+    /// Whether the report is historical and triggers no notices.
     #[serde(default)]
     backfill: bool,
 }
@@ -77,17 +93,45 @@ impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
     }
 }
 
-#[derive(Serialize)]
+/// What became of a report. All accepted observations are stored durably, but not recorded yet.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReportReceipt, example = json!({
+    "batch_id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
+    "accepted": 1,
+    "too_old_to_ring": 0,
+    "rejected_count": 1,
+    "rejected": [{
+        "index": 1,
+        "problem": {
+            "type": "/problems/invalid",
+            "title": "Invalid fields",
+            "status": 422,
+            "detail": "price is required",
+            "instance": "01a0b6f2-4444-7d3e-8a4b-1c2d3e4f5a6b",
+            "errors": [{"pointer": "/price", "detail": "is required"}],
+        },
+    }],
+    "warnings_count": 0,
+    "warnings": [],
+}))]
 struct ReportResponse {
+    /// Id of the batch that tells what becomes of the observations.
     batch_id: BatchId,
+    /// Number of accepted observations.
     accepted: i64,
+    /// Accepted observations that are too old to cause notices (`prices.rings_within_s`).
     too_old_to_ring: i64,
+    /// Number of all refusals.
     rejected_count: i64,
+    /// The first refusals.
     rejected: Vec<ListedProblem>,
+    /// Number of observations that were accepted without a field that was not understood.
     warnings_count: i64,
+    /// The first of those, with their problems. Refusals and warnings together are at most 1,000, and 256 KiB.
     warnings: Vec<ListedProblem>,
     /// Explains why the response to a repetition lists no refusals and warnings.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     detail: Option<&'static str>,
 }
 
@@ -115,8 +159,55 @@ impl From<Receipt> for ReportResponse {
     }
 }
 
-/// `POST /v1/prices`: accepts a report, as JSON of up to 1000 observations, or as NDJSON of any length, which may be
-/// compressed with gzip or zstd.
+/// Reports prices: JSON with up to 1000 observations, or NDJSON of any length.
+///
+/// NDJSON has one observation a line, and may be compressed. An invalid observation affects no other: the answer lists
+/// it. Everything that was accepted is durable, and is recorded soon after.
+#[utoipa::path(
+    post,
+    path = "/v1/prices",
+    operation_id = "report_prices",
+    tag = "prices",
+    security(("token" = ["prices:write"])),
+    params((
+        "Content-Encoding" = Option<String>,
+        Header,
+        description = "Compression of NDJSON; JSON must not be compressed.",
+        nullable = false,
+        pattern = "^(gzip|zstd|identity)$"
+    )),
+    request_body(
+        description = "The observations. Each, or each line, may have 64 KiB.",
+        content((ReportRequest = "application/json"), (ReportedObservation = "application/x-ndjson"))
+    ),
+    responses(
+        (
+            status = 202,
+            description = "The report was accepted, perhaps without some of its observations.",
+            body = ReportResponse,
+            headers(("Location" = String, description = "URL of the batch."))
+        ),
+        (
+            status = 413,
+            description = "The JSON is larger than `server.max_json_bytes`, or the NDJSON decompresses to more than \
+                200 times its size.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 415,
+            description = "The body is neither JSON nor NDJSON, or has an encoding that is not accepted.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+        (
+            status = 422,
+            description = "The JSON is not a report, or the `Idempotency-Key` was used for another request.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
 pub async fn report(
     State(app): State<App>,
     KnownCaller(caller): KnownCaller,

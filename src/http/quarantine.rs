@@ -3,6 +3,7 @@
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::Tagged;
 use super::extract::body::{Id, Params};
@@ -14,16 +15,34 @@ use crate::app::App;
 use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
 use crate::domain::money::Money;
 use crate::domain::price::GlitchReason;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
 use crate::store::recording;
 
-/// A quarantined price in a response.
-#[derive(Serialize)]
+/// An observed price that is held back because it looks like a glitch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = QuarantinedPrice, example = json!({
+    "id": "01a0b6f2-5555-7d3e-8a4b-1c2d3e4f5a6b",
+    "state": "held",
+    "reason": "price_far_below_regular",
+    "offer_id": "01a0b6f2-2222-7d3e-8a4b-1c2d3e4f5a6b",
+    "game_id": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    "title": "The Witcher® 3: Wild Hunt",
+    "store": {"id": "01a0b6f2-6666-7d3e-8a4b-1c2d3e4f5a6b", "slug": "gog", "name": "GOG.com"},
+    "sku": "1207664643",
+    "region": "DE",
+    "price": {"amount": "0.49", "currency": "EUR"},
+    "regular_price": {"amount": "49.99", "currency": "EUR"},
+    "current_price": {"amount": "49.99", "currency": "EUR"},
+    "observed_at": "2026-11-20T12:00:00Z",
+    "created_at": "2026-11-20T12:00:02Z",
+    "resolved_at": null,
+}))]
 pub struct QuarantineResponse {
     pub id: QuarantinedPriceId,
+    #[schema(inline)]
     pub state: quarantine::State,
-    /// Why the price was held, such as `price_far_below_regular`.
+    /// Why the price was held.
     pub reason: GlitchReason,
     pub offer_id: OfferId,
     pub game_id: GameId,
@@ -35,9 +54,12 @@ pub struct QuarantineResponse {
     pub price: Money,
     pub regular_price: Money,
     /// Current price of the offer; null if it has none yet.
+    #[schema(required)]
     pub current_price: Option<Money>,
     pub observed_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
+    /// Time at which the price was confirmed, released or discarded.
+    #[schema(required)]
     pub resolved_at: Option<DateTime<Utc>>,
 }
 
@@ -63,15 +85,26 @@ impl From<QuarantinedPrice> for QuarantineResponse {
     }
 }
 
-/// Filters of the list: `state` is `held` (default), `confirmed`, `released` or `discarded`.
-#[derive(Deserialize)]
+/// Filters of the list.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantineParams {
+    /// Only prices in this state; default: `held`.
     #[serde(default)]
+    #[param(inline)]
+    #[schema(inline)]
     state: quarantine::State,
 }
 
-/// `GET /v1/quarantine`: quarantined prices, the latest first.
+/// Lists quarantined prices, the latest first.
+#[utoipa::path(
+    get,
+    path = "/v1/quarantine",
+    operation_id = "list_quarantined_prices",
+    tag = "prices",
+    security(("token" = ["operator"]))
+)]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -86,7 +119,14 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(QuarantineResponse::from)))
 }
 
-/// `GET /v1/quarantine/{id}`: a quarantined price.
+/// Returns a quarantined price.
+#[utoipa::path(
+    get,
+    path = "/v1/quarantine/{id}",
+    operation_id = "get_quarantined_price",
+    tag = "prices",
+    security(("token" = ["operator"]))
+)]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -99,7 +139,23 @@ pub async fn show(
     Ok(if_none_match.answer(QuarantineResponse::from(held)))
 }
 
-/// `POST /v1/quarantine/{id}/discard`: discards a price that was a glitch.
+/// Discards a price that was a glitch.
+///
+/// Discarding it again changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/quarantine/{id}/discard",
+    operation_id = "discard_quarantined_price",
+    tag = "prices",
+    security(("token" = ["operator"])),
+    responses((
+        status = 409,
+        description = "The price has already taken effect, or the first request with the `Idempotency-Key` is in \
+            flight.",
+        body = Problem,
+        content_type = "application/problem+json"
+    ))
+)]
 pub async fn discard(
     State(app): State<App>,
     caller: Caller,
@@ -110,7 +166,21 @@ pub async fn discard(
     Ok(Tagged::new(QuarantineResponse::from(held)))
 }
 
-/// `POST /v1/quarantine/{id}/release`: releases a correct price, which takes effect now.
+/// Releases a correct price, which takes effect now.
+#[utoipa::path(
+    post,
+    path = "/v1/quarantine/{id}/release",
+    operation_id = "release_quarantined_price",
+    tag = "prices",
+    security(("token" = ["operator"])),
+    responses((
+        status = 409,
+        description = "The price has already been released or discarded, or the first request with the \
+            `Idempotency-Key` is in flight.",
+        body = Problem,
+        content_type = "application/problem+json"
+    ))
+)]
 pub async fn release(
     State(app): State<App>,
     caller: Caller,

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
 use super::extract::body::{Json, Params, Reference, bad_parameter};
@@ -15,7 +16,7 @@ use crate::app::App;
 use crate::domain::ids::StoreId;
 use crate::domain::observation::check_text;
 use crate::domain::title;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::store::offers::StoreRef;
 use crate::store::stores::{self, Store, StoreFields};
 
@@ -23,11 +24,22 @@ use crate::store::stores::{self, Store, StoreFields};
 const MAX_NAME: usize = 100;
 
 /// A store in a response.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Store, example = json!({
+    "id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
+    "slug": "gog-com",
+    "name": "GOG.com",
+    "url": "https://gog.example/",
+    "created_at": "2026-03-01T10:00:00Z",
+    "updated_at": "2026-03-01T10:00:00Z",
+}))]
 pub struct StoreResponse {
     pub id: StoreId,
+    /// Name in URLs and reports; no two stores have the same.
     pub slug: String,
     pub name: String,
+    /// Its page on the web.
+    #[schema(required)]
     pub url: Option<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -41,9 +53,11 @@ impl From<Store> for StoreResponse {
 }
 
 /// Reference to a store in the response for an offer, a deal or a price.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoreReference)]
 pub struct StoreRefResponse {
     pub id: StoreId,
+    /// Name in URLs and reports.
     pub slug: String,
     pub name: String,
 }
@@ -54,12 +68,24 @@ impl From<StoreRef> for StoreRefResponse {
     }
 }
 
-/// Body of a request that creates a store. Without `slug` one is derived from the name.
-#[derive(Default, Deserialize)]
+/// Body of a request that creates a store.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(example = json!({"name": "GOG.com", "url": "https://gog.example/"}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateStoreRequest {
+    /// Name, which must contain a letter or a digit if there is no slug.
+    #[schema(
+        value_type = String,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     name: Option<String>,
+    /// Name in URLs and reports: lower-case words with `-` between them. Without one, it is derived from the name.
+    #[schema(max_length = 100, pattern = r"^([a-z0-9]+(-[a-z0-9]+)*)?$")]
     slug: Option<String>,
+    /// Its page on the web.
+    #[schema(format = "uri", max_length = 2000, pattern = r"^https?://[^/?#]")]
     url: Option<String>,
 }
 
@@ -89,14 +115,26 @@ impl CreateStoreRequest {
 }
 
 /// A merge patch of a store.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"name": "GOG", "slug": null}))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateStoreRequest {
     #[serde(default)]
+    #[schema(
+        value_type = String,
+        required = false,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$",
+    )]
     name: Patch<String>,
+    /// Name in URLs and reports: lower-case words with `-` between them. Null: it is derived from the name again.
     #[serde(default)]
+    #[schema(value_type = Option<String>, max_length = 100, pattern = r"^([a-z0-9]+(-[a-z0-9]+)*)?$")]
     slug: Patch<String>,
+    /// Its page on the web.
     #[serde(default)]
+    #[schema(value_type = Option<String>, format = "uri", max_length = 2000, pattern = r"^https?://[^/?#]")]
     url: Patch<String>,
 }
 
@@ -113,7 +151,7 @@ impl UpdateStoreRequest {
 }
 
 /// No query parameters besides those of paging.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StoreParams {}
 
@@ -132,7 +170,8 @@ pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<St
     }
 }
 
-/// `GET /v1/stores`: all stores, ordered by slug.
+/// Lists all stores, ordered by slug.
+#[utoipa::path(get, path = "/v1/stores", operation_id = "list_stores", tag = "catalogue")]
 pub async fn list(
     State(app): State<App>,
     Params(StoreParams {}): Params<StoreParams>,
@@ -145,7 +184,8 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(StoreResponse::from)))
 }
 
-/// `GET /v1/stores/{id}`. A slug may replace the id, here and in every path.
+/// Returns a store.
+#[utoipa::path(get, path = "/v1/stores/{id}", operation_id = "get_store", tag = "catalogue")]
 pub async fn show(
     State(app): State<App>,
     Reference(reference): Reference,
@@ -156,7 +196,21 @@ pub async fn show(
     Ok(if_none_match.answer(StoreResponse::from(store)))
 }
 
-/// `POST /v1/stores`: creates a store.
+/// Creates a store.
+#[utoipa::path(
+    post,
+    path = "/v1/stores",
+    operation_id = "create_store",
+    tag = "catalogue",
+    responses((
+        status = 409,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "A store with this slug already exists, or \
+            an earlier request with the same `Idempotency-Key` is still in flight.",
+    )),
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -167,7 +221,20 @@ pub async fn create(
     Ok(Created { location: format!("/v1/stores/{}", store.id), value: StoreResponse::from(store) })
 }
 
-/// `PATCH /v1/stores/{id}`: changes a store.
+/// Changes a store.
+#[utoipa::path(
+    patch,
+    path = "/v1/stores/{id}",
+    operation_id = "update_store",
+    tag = "catalogue",
+    responses((
+        status = 409,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "Another store has this slug.",
+    )),
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -185,7 +252,14 @@ pub async fn update(
     Ok(Tagged::new(StoreResponse::from(store)))
 }
 
-/// `DELETE /v1/stores/{id}`: deletes a store with its offers.
+/// Deletes a store with its offers and their history.
+#[utoipa::path(
+    delete,
+    path = "/v1/stores/{id}",
+    operation_id = "delete_store",
+    tag = "catalogue",
+    security(("token" = ["catalogue:write"])),
+)]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

@@ -4,7 +4,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, OrExisting, Tagged};
@@ -240,6 +239,7 @@ impl UpdateWatchRequest {
 
 /// Filters of the list.
 #[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
     /// Only watches of this game.

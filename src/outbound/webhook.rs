@@ -13,6 +13,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::ssrf_guard::{Forbidden, GuardedResolver, LookUp, SsrfGuard};
 use crate::config;
@@ -28,6 +29,9 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024;
 const MAX_KEPT_CHARS: usize = 1_000;
 /// Timeout for reading the rest of a successful answer, which only makes the connection reusable.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
+
+/// Kind and version of the message that tests a channel.
+pub const TEST_KIND: &str = "channel.test.v1";
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -180,7 +184,7 @@ impl Webhooks {
         now: DateTime<Utc>,
     ) -> Result<Attempt> {
         let data = TestData { channel_id: channel, message: "Salebell can reach this channel." };
-        let message = WebhookMessage { kind: "channel.test.v1", timestamp: now, data };
+        let message = WebhookMessage { kind: TEST_KIND, timestamp: now, data };
         let body = message.to_body()?;
         self.send(receiver, &Outgoing { id: DeliveryId::now_v7(), body, traceparent: None, now }).await
     }
@@ -316,7 +320,7 @@ fn signatures(keys: &[hmac::Key], id: DeliveryId, timestamp: i64, body: &[u8]) -
 }
 
 /// A message in the shape of Standard Webhooks.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct WebhookMessage<'a, D> {
     /// Kind and version, such as `sale.started.v1`.
     #[serde(rename = "type")]
@@ -342,7 +346,8 @@ impl<D: Serialize> WebhookMessage<'_, D> {
 }
 
 /// `data` of a notice. The price is the one that stood when the message was sent.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookSale)]
 pub struct SaleData<'a> {
     pub notice_id: NoticeId,
     pub watch_id: WatchId,
@@ -352,42 +357,55 @@ pub struct SaleData<'a> {
     pub price: Money,
     pub regular_price: Money,
     /// Whole percent below the regular price.
+    #[schema(minimum = 0, maximum = 100)]
     pub cut: i16,
     /// Whether the price is strictly below every earlier price that was paid for the offer, or is its first giveaway.
     pub new_low: bool,
     /// Time at which this price was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub observed_at: Option<DateTime<Utc>>,
     /// Where the offer can be bought.
+    #[schema(required)]
     pub url: Option<&'a str>,
     /// Time at which, according to the store, the sale ends.
+    #[schema(required)]
     pub sale_ends_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookGame)]
 pub struct GameData<'a> {
     pub id: GameId,
     pub title: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookOffer)]
 pub struct OfferData<'a> {
     pub id: OfferId,
     pub store: StoreData<'a>,
+    /// ISO 3166-1 code, or `ZZ` for everywhere.
+    #[schema(pattern = r"^[A-Z]{2}$")]
     pub region: &'a str,
+    /// Platform such as `windows`; null if it was never reported.
+    #[schema(required)]
     pub platform: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookStore)]
 pub struct StoreData<'a> {
     pub slug: &'a str,
     pub name: &'a str,
 }
 
-#[derive(Serialize)]
-struct TestData {
-    channel_id: ChannelId,
-    message: &'static str,
+/// `data` of a test.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookTest)]
+pub struct TestData {
+    pub channel_id: ChannelId,
+    pub message: &'static str,
 }
 
 #[cfg(test)]

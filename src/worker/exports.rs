@@ -12,6 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::rows::RowSource;
@@ -42,11 +43,16 @@ const MAX_TRIES: i32 = 5;
 const RETRY: TimeDelta = TimeDelta::seconds(10);
 
 /// Content and format of an export. They are stored with it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(
+    description = "Content and format of an export.",
+    example = json!({"kind": "prices", "format": "parquet", "filter": {"store": "steam"}}),
+)]
 pub struct ExportOptions {
     pub kind: ExportKind,
     pub format: TableFormat,
     #[serde(default)]
+    #[schema(required)]
     pub filter: ExportFilter,
 }
 

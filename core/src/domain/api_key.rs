@@ -3,6 +3,8 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::text_enum::text_enum;
+
 const PREFIX: &str = "sbk_";
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Digits of the random part: 32 bytes need 43 digits of base 62.
@@ -12,8 +14,19 @@ const CHECKSUM: usize = 6;
 /// Length of the stored beginning, by which people recognise a key: too short to guess the rest.
 const HINT: usize = 8;
 
-/// Permissions that a token can have. `operator` is for the operators of the service.
-pub const SCOPES: [&str; 3] = ["catalogue:write", "prices:write", "operator"];
+text_enum! {
+    /// A permission that a token can have.
+    pub enum Scope {
+        CatalogueWrite = "catalogue:write",
+        PricesWrite = "prices:write",
+        /// For the operators of the service.
+        Operator = "operator",
+    }
+}
+
+/// Names of all scopes.
+pub const SCOPES: [&str; 3] =
+    [Scope::CatalogueWrite.name(), Scope::PricesWrite.name(), Scope::Operator.name()];
 
 /// Makes a key from 32 random bytes.
 pub fn generate(random: &[u8; 32]) -> SecretString {

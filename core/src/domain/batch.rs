@@ -5,8 +5,10 @@ use std::io::Read;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::observation::Observation;
+use super::price::TransitionKind;
 
 use crate::domain::ids::{AccountId, BatchId};
 
@@ -141,7 +143,7 @@ fn fits(observations: &[Observation], max: usize) -> std::io::Result<bool> {
 }
 
 /// Results of observations. Each is counted in exactly one of `recorded` to `failed`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ObservationCounts {
     /// Observations that changed an offer's price.
     pub recorded: i64,
@@ -155,10 +157,13 @@ pub struct ObservationCounts {
     pub failed: i64,
     /// Changes that were a new low.
     pub new_lows: i64,
-    /// Observations, of any result, that were too old to ring when they were reported. Missing in the previous version.
+    /// Observations, of any result, that were too old to ring when they were reported.
+    // Missing in the previous version.
     #[serde(default)]
+    #[schema(required)]
     pub too_old_to_ring: i64,
     /// Changes by kind, such as `sale.started`.
+    #[schema(value_type = BTreeMap<TransitionKind, i64>)]
     pub transitions: BTreeMap<String, i64>,
 }
 

@@ -1,12 +1,13 @@
 //! Exports: the kinds of rows, and the filters that apply to them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::observation::{Timestamp, check_text};
-use super::region::check_region;
+use super::region::{Region, check_region};
 
 /// Kind of the exported rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExportKind {
     /// The price history, in the columns that an import reads.
@@ -20,13 +21,21 @@ pub enum ExportKind {
 }
 
 /// Filter of the exported rows; `None` matches everything. Only price and deal exports have filters.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(
+    description = "Filter of the exported rows; a field that is null or absent matches everything. Only exports of \
+        prices and deals have filters.",
+    example = json!({"store": "steam", "since": "2026-01-01T00:00:00Z"}),
+)]
 #[serde(deny_unknown_fields)]
 pub struct ExportFilter {
-    /// Slug of the store.
+    /// Slug of the store. Only for prices and deals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", example = "steam")]
     pub store: Option<String>,
+    /// Region of the offer. Only for prices and deals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Region>)]
     pub region: Option<String>,
     /// Start of the time range, inclusive. Only for prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveTime, Utc};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::money::Currency;
 
 /// Resolution of a requested history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// Every change is a point.

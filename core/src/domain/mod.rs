@@ -1,6 +1,7 @@
 //! Business rules, without I/O: what money is, what an observation changes, what a watch wants.
 
 pub mod api_key;
+pub mod availability;
 pub mod batch;
 pub mod delivery;
 pub mod export;

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
+use super::availability::check_availability;
 use super::instant::Time;
 use super::money::{Currency, split_code};
-use super::region::check_region;
+use super::region::{Region, check_region};
 use super::text::fold_white_space;
 use super::title;
 
@@ -90,20 +92,78 @@ impl Observation {
 }
 
 /// An observation as reported, before it is checked. Amounts and instants are text, which is checked with the rest.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(
+    as = Observation,
+    description = "A price of an offer at a time. Null is the same as an absent field. In a text a run of white space \
+        becomes one space, and control characters are refused.",
+    example = json!({
+        "store": "gog",
+        "sku": "1207664643",
+        "price": "9.99",
+        "currency": "EUR",
+        "title": "The Witcher® 3: Wild Hunt",
+        "region": "DE",
+        "regular_price": "49.99",
+        "platform": "windows",
+        "url": "https://shop.example/the-witcher-3",
+        "sale_ends_at": "2026-12-01T10:00:00Z",
+        "observed_at": "2026-11-20T12:00:00Z",
+        "availability": "in_stock",
+    }),
+)]
 #[serde(deny_unknown_fields)]
 pub struct ReportedObservation {
+    /// Slug or name of the store, with a letter or a digit. An unknown store is created if the token has
+    /// `catalogue:write`.
+    #[schema(value_type = String, min_length = 1, max_length = 100, pattern = r"\S", example = "gog")]
     pub store: Option<String>,
+    /// The store's own identifier of the product. An unknown one creates an offer.
+    #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"\S", example = "1207664643")]
     pub sku: Option<String>,
+    /// A decimal number with at most as many places as the currency has, up to 10^12 of its minor units; it may repeat
+    /// the currency (`18.49 EUR`, `EUR18.49`).
+    #[schema(
+        value_type = String,
+        pattern = r"^([A-Z]{3} ?[0-9]+(\.[0-9]+)?|[0-9]+(\.[0-9]+)?( ?[A-Z]{3})?)$",
+        max_length = 40,
+        example = "9.99"
+    )]
     pub price: Option<String>,
+    #[schema(value_type = Currency)]
     pub currency: Option<String>,
+    /// Title of the game, for a new offer.
+    #[schema(max_length = 500, example = "The Witcher® 3: Wild Hunt")]
     pub title: Option<String>,
+    /// Region in which the offer is valid; default: `ZZ`.
+    #[schema(value_type = Option<Region>)]
     pub region: Option<String>,
+    /// In the form of `price`, and not below it; default: the offer's last regular price.
+    #[schema(
+        pattern = r"^([A-Z]{3} ?[0-9]+(\.[0-9]+)?|[0-9]+(\.[0-9]+)?( ?[A-Z]{3})?)$",
+        max_length = 40,
+        example = "49.99"
+    )]
     pub regular_price: Option<String>,
+    /// Platform such as `windows` or `switch`, for a new offer.
+    #[schema(max_length = 50, example = "windows")]
     pub platform: Option<String>,
+    /// Address at which the offer can be bought, for a new offer. An invalid one is left out, with a warning.
+    #[schema(pattern = r"^https?://.", max_length = 2000, example = "https://shop.example/the-witcher-3")]
     pub url: Option<String>,
+    /// End of the sale as announced by the store; one in the past means that there is no sale.
+    #[schema(value_type = Option<Timestamp>)]
     pub sale_ends_at: Option<String>,
+    /// Time at which the price was observed, at most 5 minutes ahead; default: now.
+    #[schema(value_type = Option<Timestamp>)]
     pub observed_at: Option<String>,
+    /// A value of Google's product data or of schema.org; default: `in_stock`. Other spellings are accepted as well. An
+    /// offer that cannot be bought is not on sale.
+    #[schema(
+        pattern = "^(in_stock|out_of_stock|preorder|backorder|(https://schema\\.org/)?(BackOrder|Discontinued|InStock|\
+            InStoreOnly|LimitedAvailability|MadeToOrder|OnlineOnly|OutOfStock|PreOrder|PreSale|Reserved|SoldOut))$",
+        example = "in_stock"
+    )]
     pub availability: Option<String>,
     /// Problems of fields that the reader of a file has already left out.
     #[serde(skip)]
@@ -248,41 +308,6 @@ fn is_web_address(url: &str) -> bool {
     })
 }
 
-/// Whether an offer with this availability can be bought. Accepts the values of Google's product data
-/// (<https://support.google.com/merchants/answer/6324448>), its earlier values, and those of
-/// <https://schema.org/ItemAvailability>, in any case, with `_`, `-`, a blank or nothing between words. Without a value
-/// the offer can be bought.
-///
-/// # Errors
-/// The value is unknown. The error is the rest of a sentence that begins with the name of the field.
-pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
-    let given = availability.unwrap_or_default().trim();
-    let schema = ["https://schema.org/", "http://schema.org/", "schema.org/", "schema:"];
-    let lower = given.to_ascii_lowercase();
-    let word = schema.iter().find_map(|schema| lower.strip_prefix(schema)).unwrap_or(&lower);
-    let plain: String = word.chars().filter(|c| !c.is_whitespace() && !matches!(c, '_' | '-')).collect();
-    match plain.as_str() {
-        "" if given.is_empty() => Ok(true),
-        "instock"
-        | "preorder"
-        | "backorder"
-        | "availablefororder"
-        | "available"
-        | "presale"
-        | "limitedavailability"
-        | "onlineonly"
-        | "instoreonly"
-        | "madetoorder" => Ok(true),
-        // A reserved item is reserved for another buyer, and an item that comes soon cannot be ordered yet.
-        "outofstock" | "soldout" | "discontinued" | "unavailable" | "notavailable" | "reserved"
-        | "comingsoon" => Ok(false),
-        _ => {
-            let named: String = given.chars().filter(|c| !c.is_control()).take(40).collect();
-            Err(format!("must be one of in_stock, out_of_stock, preorder and backorder, not {named:?}"))
-        }
-    }
-}
-
 /// Parses an instant in the forms of `Time::read`, in the years 1970 to 9999. It is truncated to microseconds, the
 /// precision that the database stores.
 ///
@@ -307,7 +332,14 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 /// An instant in a JSON body, parsed by `parse_instant`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(
+    description = "An instant of RFC 3339 in the years 1970 to 9999, no leap second. It is truncated to microseconds.",
+    value_type = String,
+    format = DateTime,
+    pattern = r"^(19[7-9][0-9]|[2-9][0-9]{3})-",
+    example = "2026-11-20T12:00:00Z"
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub DateTime<Utc>);
 
@@ -547,36 +579,6 @@ mod tests {
             r#"{"store": "s", "sku": "a", "price": "9.99", "regular_price": "5.00", "currency": "EUR"}"#,
         );
         assert_eq!(problems.unwrap_err(), [("regular_price", "is below the price".to_owned())]);
-    }
-
-    #[test]
-    fn availability_is_read_in_the_words_of_product_feeds() {
-        for (text, available) in [
-            (None, true),
-            (Some(""), true),
-            (Some("in_stock"), true),
-            (Some("In Stock"), true),
-            (Some("PREORDER"), true),
-            (Some("backorder"), true),
-            (Some(" out of stock "), false),
-            (Some("out-of-stock"), false),
-            (Some("InStock"), true),
-            (Some("https://schema.org/InStock"), true),
-            (Some("http://schema.org/OutOfStock"), false),
-            (Some("pre-order"), true),
-            (Some("available for order"), true),
-            (Some("limited availability"), true),
-            (Some("Back Order"), true),
-            (Some("Discontinued"), false),
-            (Some("SoldOut"), false),
-            (Some("coming soon"), false),
-        ] {
-            assert_eq!(check_availability(text), Ok(available), "{text:?}");
-        }
-        for unknown in ["sold", "maybe", "1", "in", "https://schema.org/", "-", "in\u{0}stock"] {
-            assert!(check_availability(Some(unknown)).is_err(), "{unknown:?}");
-        }
-        assert!(check_availability(Some("sold")).unwrap_err().ends_with("not \"sold\""));
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Regions: the countries of ISO 3166-1, and a code for everywhere.
 
+use serde_json::json;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
 /// Region of an offer that is valid everywhere. ISO 3166-1 leaves this code to its users.
 pub const EVERYWHERE: &str = "ZZ";
 
@@ -12,6 +17,22 @@ const CODES: &str = "\
     NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI \
     SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI \
     VN VU WF WS YE YT ZA ZM ZW";
+
+/// Schema of a region that a request names. Requests and responses have it as a text (`check_region`).
+pub struct Region;
+
+impl PartialSchema for Region {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A country by its ISO 3166-1 code, or `ZZ` for everywhere."))
+            .enum_values(Some(CODES.split(' ').chain([EVERYWHERE])))
+            .examples([json!("DE")])
+            .into()
+    }
+}
+
+impl ToSchema for Region {}
 
 /// Known codes: indexed by the first letter, with a bit for each second letter.
 static KNOWN: [u32; 26] = read_codes(CODES.as_bytes());

@@ -1,9 +1,10 @@
 //! Usage counts of a week.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Activity of one account, or of all accounts together, in a week.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WeekCounts {
     /// Files that became complete. A concatenated file counts as one.
     pub uploads: i64,

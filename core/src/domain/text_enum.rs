@@ -23,7 +23,7 @@ impl std::error::Error for UnknownVariant {}
 macro_rules! text_enum {
     (
         $(#[$meta:meta])*
-        pub enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)+ }
+        pub enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:tt,)+ }
     ) => {
         $(#[$meta])*
         #[derive(

@@ -72,7 +72,8 @@ impl PartialSchema for Rule {
             let closed = Some(AdditionalProperties::FreeForm(false));
             ObjectBuilder::new().property(name, schema).required(name).additional_properties(closed)
         };
-        let empty = || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        let empty =
+            || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
         let percent = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(100));
         let cut = empty().property("percent", percent).required("percent");
         OneOfBuilder::new()

@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc, Weekday};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A week such as `2026-W47`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -101,6 +105,20 @@ impl FromStr for Week {
         monday.map(|monday| Week { monday }).ok_or(NoWeek)
     }
 }
+
+impl PartialSchema for Week {
+    fn schema() -> RefOr<Schema> {
+        const YEAR: &str = "(19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])";
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A week of ISO 8601, from 1970 on. It begins on Monday, in UTC."))
+            .pattern(Some(format!("^{YEAR}-W(0[1-9]|[1-4][0-9]|5[0-3])$")))
+            .examples([json!("2026-W47")])
+            .into()
+    }
+}
+
+impl ToSchema for Week {}
 
 impl From<Week> for String {
     fn from(week: Week) -> String {

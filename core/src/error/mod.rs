@@ -8,6 +8,8 @@ mod http;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 tokio::task_local! {
     /// Id of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
@@ -242,6 +244,17 @@ pub fn brief(text: &str, most: usize) -> String {
 
 /// A problem document (RFC 9457).
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "type": "/problems/invalid",
+    "title": "Invalid fields",
+    "status": 422,
+    "detail": "rule/price_at_most/amount has more than the 2 decimal places of EUR",
+    "instance": "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    "errors": [{
+        "pointer": "/rule/price_at_most/amount",
+        "detail": "has more than the 2 decimal places of EUR",
+    }],
+}))]
 pub struct Problem {
     /// The kind of the refusal.
     #[schema(schema_with = problem_type)]

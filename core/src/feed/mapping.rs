@@ -17,7 +17,7 @@ use crate::domain::text::trim_unseen;
 use crate::tables::text::unguard;
 
 /// Fields of an observation, as `POST /v1/prices` accepts them.
-const FIELDS: [&str; 12] = [
+pub(super) const FIELDS: [&str; 12] = [
     "store",
     "sku",
     "price",
@@ -34,7 +34,7 @@ const FIELDS: [&str; 12] = [
 /// Fields without which the API accepts no observation.
 const REQUIRED: [&str; 4] = ["store", "sku", "price", "currency"];
 /// Name that `--set` accepts in addition to the fields: the zone of times that name none.
-const TIME_ZONE: &str = "time_zone";
+pub(super) const TIME_ZONE: &str = "time_zone";
 
 /// Mapping given by `--map` and `--set`.
 #[derive(Clone, Debug, Default, Serialize)]

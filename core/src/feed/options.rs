@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
-use super::mapping::Mapping;
+use super::mapping::{FIELDS, Mapping, TIME_ZONE};
 use super::merchant::Merchant;
 use super::rows::Meaning;
 use crate::domain::instant::Zone;
@@ -14,20 +16,55 @@ use crate::domain::region::check_region;
 const LONGEST: usize = 2_000;
 
 /// Options for reading a file. They are stored with the import.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(
+    description = "Options for reading a file.",
+    example = json!({"format": "observations", "columns": {"sku": "ID"}, "constants": {"store": "Steam"}}),
+)]
 #[serde(deny_unknown_fields)]
 pub struct ImportOptions {
     #[serde(default)]
+    #[schema(required)]
     pub format: ImportFormat,
     /// Mapping of foreign columns: field → column.
     #[serde(default)]
+    #[schema(required, schema_with = columns_schema)]
     pub columns: BTreeMap<String, String>,
     /// Constants: field → its value in every row.
     #[serde(default)]
+    #[schema(required, schema_with = constants_schema)]
     pub constants: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Schema of the columns of an import.
+pub fn columns_schema() -> Object {
+    let description = "Names of the columns of a CSV file, or of the keys of NDJSON, by the field of an observation \
+        that each contains. A field under its own name needs none. Not for `merchant`.";
+    texts_by_field(&FIELDS, description)
+}
+
+/// Schema of the constants of an import.
+pub fn constants_schema() -> Object {
+    let description = "Values that are the same in every row, by the field of an observation; `time_zone` is the zone \
+        of times that name none (`Europe/Berlin`, `+01:00`). `merchant` requires `store`, and takes `region`, \
+        `platform`, `currency` and `time_zone` besides. No field is both a constant and a column.";
+    texts_by_field(&[&FIELDS[..], &[TIME_ZONE]].concat(), description)
+}
+
+fn texts_by_field(fields: &[&str], description: &str) -> Object {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    ObjectBuilder::new()
+        .description(Some(description))
+        .property_names(Some(text().enum_values(Some(fields.iter().copied())).build()))
+        .additional_properties(Some(text().max_length(Some(LONGEST)).pattern(Some(r"^[^\x00]*$"))))
+        .build()
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(
+    description = "Format of a file: `observations`, CSV or NDJSON with the fields of observations; or \
+    `merchant`, product data of Google Merchant Center as TSV, CSV, RSS or Atom."
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportFormat {
     /// CSV or NDJSON of observations.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
+use utoipa::ToSchema;
 
 use super::known_price::known_low;
 use super::known_price::parse_currency;
@@ -37,7 +38,7 @@ pub struct Deal {
 }
 
 /// Sort order of deals; each ends with the sale's id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DealSort {
     /// Largest cut first.

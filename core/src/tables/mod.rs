@@ -6,13 +6,14 @@ pub mod text;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use self::cell::{Cell, ColumnKind, Columns};
 use self::parquet::ParquetWriter;
 use self::text::TextWriter;
 
 /// Format of a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TableFormat {
     /// RFC 4180, with a header.

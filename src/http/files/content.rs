@@ -15,12 +15,13 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
+use super::described::{DownloadAnswers, DownloadHeaders};
 use super::download_headers::{RangeRequest, disposition, parse_range};
 use super::served::{self, Served};
 use super::uploads::unavailable;
 use crate::app::App;
 use crate::domain::ids::FileId;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Problem, Result};
 use crate::files::blobs::extents::{Extent, read_extents};
 use crate::files::blobs::{Blobs, is_unavailable};
 use crate::http::extract::body::Id;
@@ -39,7 +40,24 @@ const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// `GET` and `HEAD /v1/files/{id}/content`: the bytes of one of the caller's files.
+/// Returns the bytes of one of the caller's files, as an attachment.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{id}/content",
+    operation_id = "download_file",
+    tag = "files",
+    params(DownloadHeaders),
+    responses(
+        DownloadAnswers,
+        (
+            status = 409,
+            body = Problem,
+            content_type = "application/problem+json",
+            description = "The file is not complete yet.",
+            headers(("Retry-After" = u64, description = "Seconds after which a retry may succeed."))
+        )
+    )
+)]
 pub async fn get(
     State(app): State<App>,
     caller: Caller,
@@ -63,7 +81,18 @@ pub async fn get(
     Ok(response)
 }
 
-/// `GET` and `HEAD /d/{token}`: the bytes of a file, for any client that knows the link.
+/// Returns the bytes of a file, as an attachment, to any client that knows the link.
+#[utoipa::path(
+    get,
+    path = "/d/{token}",
+    operation_id = "download_shared_file",
+    tag = "files",
+    params(
+        ("token" = String, Path, description = "Secret of the link, the last part of its `path`."),
+        DownloadHeaders
+    ),
+    responses(DownloadAnswers)
+)]
 pub async fn shared(
     State(app): State<App>,
     token: Result<Path<String>, PathRejection>,

@@ -4,16 +4,16 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::app::App;
 use crate::domain::ids::{FileId, LinkId};
 use crate::domain::observation::Timestamp;
-use crate::error::{Error, Result};
+use crate::error::{Error, Problem, Result};
 use crate::http::answer::{ShownOnce, Tagged};
 use crate::http::extract::body::{Id, Json, Params};
 use crate::http::extract::caller::Caller;
@@ -23,35 +23,61 @@ use crate::http::extract::page::{Page, Paging};
 use crate::store::files;
 use crate::store::files::links::{self, FileLink, NewLink};
 
-#[derive(Deserialize)]
+/// Body of a request that creates a link.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"expires_at": "2026-12-06T10:00:00Z", "max_downloads": 3}))]
 #[serde(deny_unknown_fields)]
 pub struct CreateLinkRequest {
-    /// Expiry of the link; by default that of the file.
+    /// Expiry of the link, in the future; by default that of the file.
     #[serde(default)]
     expires_at: Option<Timestamp>,
     /// Limit of the downloads; by default there is none.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     max_downloads: Option<i32>,
 }
 
-#[derive(Serialize)]
+/// A share link of a file in a response.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Link, example = json!({
+    "id": "01a0b6f2-5555-7d3e-8a4b-1c2d3e4f5a6b",
+    "created_at": "2026-11-29T10:00:00Z",
+    "expires_at": "2026-12-06T10:00:00Z",
+    "max_downloads": 3,
+    "downloads": 1,
+    "bytes_served": 146515,
+}))]
 pub struct LinkResponse {
     id: LinkId,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
+    /// Limit of the downloads; null: none.
+    #[schema(required, minimum = 1)]
     max_downloads: Option<i32>,
     /// Number of complete copies that were served, each in one response or in parts.
+    #[schema(minimum = 0)]
     downloads: i32,
     /// Bytes of all responses; those in progress count as if they were complete.
+    #[schema(minimum = 0)]
     bytes_served: i64,
 }
 
 /// A link that was just created: the only response that contains its path.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreatedLink, example = json!({
+    "id": "01a0b6f2-5555-7d3e-8a4b-1c2d3e4f5a6b",
+    "created_at": "2026-11-29T10:00:00Z",
+    "expires_at": "2026-12-06T10:00:00Z",
+    "max_downloads": 3,
+    "downloads": 0,
+    "bytes_served": 0,
+    "path": "/d/zkOM3rH0lq9cB8m3Yw0n1sJ4vT7xK2aPqE5fG6hU_dI",
+}))]
 pub struct CreatedLinkResponse {
     #[serde(flatten)]
     link: LinkResponse,
     /// Path of the link, relative to the URL of this service.
+    #[schema(pattern = "^/d/[A-Za-z0-9_-]{43}$")]
     path: String,
 }
 
@@ -63,11 +89,24 @@ impl From<FileLink> for LinkResponse {
 }
 
 /// No query parameters besides those of paging.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkParams {}
 
-/// `POST /v1/files/{id}/links`: creates a share link for a complete file.
+/// Creates a share link to a complete file.
+#[utoipa::path(
+    post,
+    path = "/v1/files/{id}/links",
+    operation_id = "create_link",
+    tag = "files",
+    responses((
+        status = 409,
+        body = Problem,
+        content_type = "application/problem+json",
+        description = "The file is not complete yet, or has the maximum number of links, or the first \
+            request with this `Idempotency-Key` is in flight."
+    ))
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -104,7 +143,8 @@ pub async fn create(
     Ok(ShownOnce { location: None, value: created })
 }
 
-/// `GET /v1/files/{id}/links`: the links of a file, the newest first.
+/// Lists the share links of a file, the newest first.
+#[utoipa::path(get, path = "/v1/files/{id}/links", operation_id = "list_links", tag = "files")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -119,15 +159,25 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(LinkResponse::from)))
 }
 
-/// `DELETE /v1/files/{id}/links/{link}`: revokes a link.
+/// Deletes a share link, which ends its validity.
+#[utoipa::path(
+    delete,
+    path = "/v1/files/{id}/links/{link}",
+    operation_id = "delete_link",
+    tag = "files",
+    params(
+        ("id" = inline(FileId), Path, description = "Id of the file."),
+        ("link" = inline(LinkId), Path, description = "Id of the link.")
+    )
+)]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     path: Result<Path<(FileId, LinkId)>, PathRejection>,
-) -> Result<Response> {
+) -> Result<StatusCode> {
     // A value that is not a UUID identifies nothing.
     let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     links::delete_link(&app.writer, file.id, link).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -2,7 +2,9 @@
 //! request select one.
 
 pub mod content;
+pub mod described;
 pub mod download_headers;
+pub mod header_fields;
 pub mod links;
 mod response;
 pub mod served;
@@ -14,8 +16,14 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
-use self::response::FileResponse;
+use self::described::{
+    CreationAnswers, CreationHeaders, FileAnswers, NamedCreationAnswers, NamedCreationHeaders, OffsetAnswers,
+    OffsetHeaders, OptionsAnswers, OverrideAnswers, OverrideHeaders, PatchAnswers, PatchHeaders,
+    RemovalAnswers, RemovalHeaders,
+};
+use self::response::{FileResponse, ListedState};
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
 use super::answer::Tagged;
 use super::extract::body::{
@@ -33,38 +41,62 @@ use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::store::files::{self, FileChange, FileState};
 
-/// Filter of the list by state.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum ListedState {
-    Uploading,
-    Complete,
-}
-
-#[derive(Deserialize)]
+/// Filter of the list.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListFilesParams {
+    /// Only files in this state.
     state: Option<ListedState>,
 }
 
 /// A merge patch of a file.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"name": "prices.csv", "expires_at": "2026-12-10T10:00:00Z"}))]
 #[serde(deny_unknown_fields)]
 struct UpdateFileRequest {
+    /// New name without control characters; folders in it are removed.
     #[serde(default, deserialize_with = "present")]
+    #[schema(
+        value_type = String,
+        required = false,
+        max_length = 255,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
     /// New expiry time, earlier or later than before, but always less than 14 days after creation.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Timestamp, required = false)]
     expires_at: Option<Timestamp>,
 }
 
-/// `OPTIONS` of files: the capabilities and limits of both upload protocols.
+/// Returns the capabilities and limits of both upload protocols.
+#[utoipa::path(
+    options,
+    path = "/v1/files",
+    operation_id = "get_upload_options",
+    tag = "files",
+    responses(OptionsAnswers)
+)]
 pub async fn options(State(app): State<App>) -> Response {
     let mut response = tus::describe(&app);
     let headers = response.headers_mut();
     ietf_draft::put_limits(&app, headers, None);
     put_accept_patch(headers);
     response
+}
+
+/// Returns the capabilities and limits of both upload protocols, as for all files.
+#[utoipa::path(
+    options,
+    path = "/v1/files/{id}",
+    operation_id = "get_upload_options_of_file",
+    tag = "files",
+    params(("id" = String, Path, description = "Any text: the answer does not depend on the file.")),
+    responses(OptionsAnswers)
+)]
+pub async fn options_of_file(app: State<App>) -> Response {
+    options(app).await
 }
 
 /// Adds `Accept-Patch`: the media types that the body of a PATCH may have.
@@ -75,7 +107,8 @@ fn put_accept_patch(headers: &mut HeaderMap) {
     }
 }
 
-/// `GET /v1/files`: the caller's files, the newest first.
+/// Lists the caller's files, the newest first.
+#[utoipa::path(get, path = "/v1/files", operation_id = "list_files", tag = "files")]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -93,7 +126,25 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(FileResponse::from)))
 }
 
-/// `POST /v1/files`: creates a file by the protocol of the headers; with an `Idempotency-Key` only once.
+/// Creates a file by the protocol that the headers select.
+///
+/// - With `Tus-Resumable: 1.0.0` by tus: an upload, perhaps with its first bytes, or a concatenation. The answer has no
+///   body.
+/// - With `Upload-Complete` by the IETF draft of resumable uploads, interop version 8: an upload with its first bytes,
+///   or with all.
+/// - Else from the body, which is the whole file, of its media type. If it breaks off, nothing is kept.
+#[utoipa::path(
+    post,
+    path = "/v1/files",
+    operation_id = "create_file",
+    tag = "files",
+    params(CreationHeaders),
+    request_body(
+        description = "Bytes of the file; by tus of the first media type, and not required.",
+        content(("application/offset+octet-stream"), ("*/*"))
+    ),
+    responses(CreationAnswers)
+)]
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -135,8 +186,19 @@ async fn create_once(
     }
 }
 
-/// `PUT /v1/files/{name}`: creates a file with this name, and a further one each time. With `Upload-Complete` it starts
-/// an upload by the IETF draft: the body may be only the first part, which must not be taken for the whole file.
+/// Creates a file with this name, and a further one each time.
+///
+/// The body is the whole file, of its media type. With `Upload-Complete` it starts an upload by the IETF draft of
+/// resumable uploads: the body may be only the first part, which must not be taken for the whole file.
+#[utoipa::path(
+    put,
+    path = "/v1/files/{id}",
+    operation_id = "create_named_file",
+    tag = "files",
+    params(("id" = String, Path, description = "Name of the new file, not an id."), NamedCreationHeaders),
+    request_body(description = "Bytes of the file.", content(("*/*"))),
+    responses(NamedCreationAnswers)
+)]
 pub async fn put(
     State(app): State<App>,
     caller: Caller,
@@ -153,7 +215,14 @@ pub async fn put(
     }
 }
 
-/// `GET /v1/files/{id}`: state and properties of a file.
+/// Returns the state and properties of a file, without ending a request that uploads it.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{id}",
+    operation_id = "get_file",
+    tag = "files",
+    responses(FileAnswers)
+)]
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -172,7 +241,17 @@ pub async fn show(
     Ok((headers, if_none_match.answer(file.into())))
 }
 
-/// `HEAD /v1/files/{id}`: the offset of an upload.
+/// Returns the offset of an upload, by tus or by the draft, and ends the request that writes to it.
+///
+/// By the draft the request must have none of `Upload-Offset`, `Upload-Complete` and `Upload-Length`: 400.
+#[utoipa::path(
+    head,
+    path = "/v1/files/{id}",
+    operation_id = "get_upload_offset",
+    tag = "files",
+    params(OffsetHeaders),
+    responses(OffsetAnswers)
+)]
 pub async fn head(
     State(app): State<App>,
     caller: Caller,
@@ -186,7 +265,29 @@ pub async fn head(
     }
 }
 
-/// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of the file's properties.
+/// Changes a file: appends bytes by either protocol, or changes its properties.
+///
+/// - By tus the body is `application/offset+octet-stream`; `Tus-Resumable` and `Upload-Offset` are required.
+/// - By the draft it is `application/partial-upload`; `Upload-Offset` and `Upload-Complete` are required. A body that
+///   exceeds the length of the file ends the upload.
+/// - Else it is a merge patch, which alone heeds `If-Match`.
+#[utoipa::path(
+    patch,
+    path = "/v1/files/{id}",
+    operation_id = "update_file",
+    tag = "files",
+    params(PatchHeaders),
+    request_body(
+        description = "Bytes, or a merge patch.",
+        content(
+            ("application/offset+octet-stream"),
+            ("application/partial-upload"),
+            (UpdateFileRequest = "application/merge-patch+json"),
+            (UpdateFileRequest = "application/json")
+        )
+    ),
+    responses(PatchAnswers)
+)]
 pub async fn patch(
     State(app): State<App>,
     caller: Caller,
@@ -237,7 +338,15 @@ async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     Ok(Tagged::new(changed.into()))
 }
 
-/// `DELETE /v1/files/{id}`: deletes a file with its bytes, and ends an upload of it.
+/// Deletes a file with its bytes, and ends an upload of it.
+#[utoipa::path(
+    delete,
+    path = "/v1/files/{id}",
+    operation_id = "delete_file",
+    tag = "files",
+    params(RemovalHeaders),
+    responses(RemovalAnswers)
+)]
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -255,7 +364,19 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /v1/files/{id}` with `X-HTTP-Method-Override`: another method in a POST.
+/// Executes another method of tus, which `X-HTTP-Method-Override` names, for clients behind a proxy that blocks it.
+#[utoipa::path(
+    post,
+    path = "/v1/files/{id}",
+    operation_id = "override_method",
+    tag = "files",
+    params(OverrideHeaders),
+    request_body(
+        description = "Bytes to append, if the method is PATCH.",
+        content(("application/offset+octet-stream"))
+    ),
+    responses(OverrideAnswers)
+)]
 pub async fn overridden(
     State(app): State<App>,
     caller: Caller,

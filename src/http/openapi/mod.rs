@@ -4,6 +4,7 @@
 pub mod outline;
 pub mod parts;
 pub mod shared;
+pub mod webhooks;
 
 use std::sync::{Arc, OnceLock};
 
@@ -59,7 +60,7 @@ impl Document {
 
 /// A version of the specification.
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
-enum Version {
+pub enum Version {
     #[default]
     #[serde(rename = "3.1")]
     V3_1,
@@ -68,6 +69,7 @@ enum Version {
 }
 
 #[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentParams {
     /// Version of the specification: 3.2 also tells the items of streams.
@@ -77,7 +79,14 @@ pub struct DocumentParams {
 }
 
 /// Returns this document.
-#[utoipa::path(get, path = "/openapi.json", operation_id = "get_openapi", tag = "service")]
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "get_openapi", tag = "service",
+    responses((
+        status = 200, description = "The document.", body = Value, content_type = "application/json",
+        headers(("ETag" = String, description = "Version of the document.")),
+        example = json!({"openapi": "3.1.0", "info": {"title": "Salebell", "version": "0.1.0"}, "paths": {}}),
+    )),
+)]
 pub async fn get(
     Extension(document): Extension<Document>,
     Params(params): Params<DocumentParams>,
@@ -87,22 +96,31 @@ pub async fn get(
 }
 
 /// The document of the operations, in a version of the specification.
-fn document(operations: Operations, version: Version) -> Value {
+pub fn document(operations: Operations, version: Version) -> Value {
     let Operations { outlines, stated } = operations;
     let mut components = stated.components.unwrap_or_default();
     let mut paths = Paths::new();
     for (method, path, mut outline) in outlines {
-        let Some(method) = http_method(&method) else { continue };
-        components.schemas.extend(outline.schemas.drain(..));
-        let stated = stated.paths.get_path_operation(path, method.clone()).cloned().unwrap_or_default();
-        paths.add_path_operation(path, vec![method], outline.complete(stated));
+        if method == Method::POST {
+            outline.allow_repetition();
+        }
+        let Some(name) = http_method(&method) else { continue };
+        for (name, schema) in outline.schemas.drain(..) {
+            let known = components.schemas.insert(name.clone(), schema.clone());
+            debug_assert!(known.is_none_or(|known| known == schema), "two schemas are called {name}");
+        }
+        let stated = stated.paths.get_path_operation(path, name.clone()).cloned().unwrap_or_default();
+        paths.add_path_operation(path, vec![name], outline.complete(&method, stated));
     }
     shared::add_to(&mut components);
+    webhooks::add_to(&mut components);
     let info = InfoBuilder::new()
         .title("Salebell")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some("Rings when a video game goes on sale."))
-        .license(Some(License::builder().name(env!("CARGO_PKG_LICENSE")).identifier(Some("MIT OR Apache-2.0")).build()));
+        .license(Some(
+            License::builder().name(env!("CARGO_PKG_LICENSE")).identifier(Some("MIT OR Apache-2.0")).build(),
+        ));
     let document = OpenApiBuilder::new()
         .openapi(match version {
             Version::V3_1 => OpenApiVersion::Version31,
@@ -110,6 +128,7 @@ fn document(operations: Operations, version: Version) -> Value {
         })
         .info(info.build())
         .paths(paths)
+        .webhooks(Some(webhooks::webhooks()))
         .components(Some(components))
         .tags(Some(shared::tags()))
         .build();

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
@@ -24,9 +24,6 @@ const LAYERS: [StatusCode; 7] = [
     StatusCode::INTERNAL_SERVER_ERROR,
     StatusCode::SERVICE_UNAVAILABLE,
 ];
-
-/// Headers of every answer that is no refusal.
-const HEADERS: [&str; 3] = ["RateLimit", "RateLimit-Policy", "X-Request-Id"];
 
 /// An extractor or an answer, which adds its part to the outline of an operation.
 pub trait Describe {
@@ -69,6 +66,8 @@ pub struct Outline {
     parameters: Vec<Parameter>,
     body: Option<RequestBody>,
     answers: BTreeMap<String, RefOr<Response>>,
+    /// Headers of every answer that is no refusal.
+    headers: Vec<&'static str>,
     with_token: bool,
     pub schemas: Vec<(String, RefOr<Schema>)>,
 }
@@ -79,6 +78,7 @@ impl Default for Outline {
             parameters: Vec::new(),
             body: None,
             answers: BTreeMap::new(),
+            headers: vec!["RateLimit", "RateLimit-Policy", "X-Request-Id"],
             with_token: false,
             schemas: Vec::new(),
         };
@@ -127,8 +127,8 @@ impl Outline {
     }
 
     fn add_answer(&mut self, status: StatusCode, answer: ResponseBuilder, headers: &[&str]) {
-        let headers = headers.iter().chain(&HEADERS);
-        let answer = headers.fold(answer, |answer, name| answer.header_ref(*name, shared::header(name)));
+        let answer =
+            headers.iter().fold(answer, |answer, name| answer.header_ref(*name, shared::header(name)));
         self.answers.insert(status.as_str().to_owned(), answer.build().into());
     }
 
@@ -143,7 +143,21 @@ impl Outline {
     /// Notes that the operation needs a token.
     pub fn require_token(&mut self) {
         self.with_token = true;
-        self.refuse(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
+        self.refuse(&[StatusCode::UNAUTHORIZED]);
+    }
+
+    /// Notes that the operation takes an `Idempotency-Key`.
+    pub fn allow_repetition(&mut self) {
+        let key = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+        let parameter = ParameterBuilder::new()
+            .name("Idempotency-Key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some("A unique key: a repetition with the same key gets the first answer."))
+            .schema(Some(key));
+        self.parameters.push(parameter.build());
+        self.refuse(&[StatusCode::CONFLICT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]);
+        self.headers.push("Idempotency-Replayed");
     }
 
     /// Registers a type and all that it refers to; returns a reference to it.
@@ -154,13 +168,23 @@ impl Outline {
     }
 
     /// The whole operation: `stated` is what the handler's attribute says, which wins over its types.
-    pub fn complete(self, mut stated: Operation) -> Operation {
+    pub fn complete(mut self, method: &Method, mut stated: Operation) -> Operation {
+        // A token without the scope; or a browser that another site has made send a change.
+        if self.with_token && (stated.security.is_some() || !method.is_safe()) {
+            self.refuse(&[StatusCode::FORBIDDEN]);
+        }
         let mut parameters: Vec<RefOr<Parameter>> = self.parameters.into_iter().map(RefOr::T).collect();
         parameters.extend(stated.parameters.take().into_iter().flatten());
         stated.parameters = Some(parameters).filter(|parameters| !parameters.is_empty());
         stated.request_body = stated.request_body.or(self.body.map(RefOr::T));
         for (status, answer) in self.answers {
             stated.responses.responses.entry(status).or_insert(answer);
+        }
+        for answer in stated.responses.responses.values_mut() {
+            let RefOr::T(answer) = answer else { continue };
+            for name in &self.headers {
+                answer.headers.entry((*name).to_owned()).or_insert_with(|| RefOr::Ref(shared::header(name)));
+            }
         }
         if self.with_token {
             let token = SecurityRequirement::new(shared::TOKEN, Vec::<String>::new());

@@ -2,11 +2,11 @@
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
+use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::Required;
 use utoipa::{IntoParams, ToSchema};
 
 use super::outline::{Describe, Outline};
@@ -22,13 +22,15 @@ use crate::telemetry::trace_context::TraceContext;
 
 /// Parts that the document cannot derive anything from: the handler's attribute states what it reads or sends.
 macro_rules! silent {
-    ($($(<$generic:ident>)? $part:ty,)+) => {$(
-        impl$(<$generic>)? Describe for $part {
+    ($([$($generic:ident)?] $part:ty,)+) => {$(
+        impl<$($generic)?> Describe for $part {
             fn describe(_: &mut Outline) {}
         }
     )+};
 }
-silent!(<T> State<T>, <T> Extension<T>, HeaderMap, Method, Request, Response, TraceContext,);
+silent!(
+    [T] State<T>, [T] Extension<T>, [] HeaderMap, [] Method, [] Request, [] Response, [] TraceContext, [] Uri,
+);
 
 impl<T, E> Describe for std::result::Result<axum::extract::Path<T>, E> {
     fn describe(outline: &mut Outline) {
@@ -88,27 +90,37 @@ impl Describe for Paging {
             .default(Some(DEFAULT_LIMIT.into()));
         outline.parameter(parameter("limit", "Number of items of a page.", limit));
         let cursor = ObjectBuilder::new().schema_type(Type::String);
-        outline.parameter(parameter("cursor", "`next_cursor` of the page before; the other parameters must be equal.", cursor));
+        outline.parameter(parameter(
+            "cursor",
+            "`next_cursor` of the page before; the other parameters must be equal.",
+            cursor,
+        ));
     }
 }
 
 impl Describe for IfNoneMatch {
     fn describe(outline: &mut Outline) {
-        outline.request_header("If-None-Match", "Entity tags of versions that the caller has: 304 if one is current.");
+        outline.request_header(
+            "If-None-Match",
+            "Entity tags of versions that the caller has: 304 if one is current.",
+        );
         outline.empty_answer(StatusCode::NOT_MODIFIED, "The caller has the current version.", &["ETag"]);
     }
 }
 
 impl Describe for IfMatch {
     fn describe(outline: &mut Outline) {
-        outline.request_header("If-Match", "Entity tag of the version that may be changed: 412 if another is current.");
+        outline.request_header(
+            "If-Match",
+            "Entity tag of the version that may be changed: 412 if another is current.",
+        );
         outline.refuse(&[StatusCode::PRECONDITION_FAILED]);
     }
 }
 
 impl<T: ToSchema> Describe for Json<T> {
     fn describe(outline: &mut Outline) {
-        outline.body::<T>(&["application/json"]);
+        outline.body::<T>(&["application/json", "application/merge-patch+json"]);
         outline.refuse(&[
             StatusCode::PAYLOAD_TOO_LARGE,
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -164,7 +176,11 @@ impl<C: Describe, T: ToSchema> Describe for OrExisting<C, T> {
 
 impl<T: ToSchema> Describe for ShownOnce<T> {
     fn describe(outline: &mut Outline) {
-        outline.answer::<T>(StatusCode::CREATED, "It was created. Its secret is not shown again.", &["Location"]);
+        outline.answer::<T>(
+            StatusCode::CREATED,
+            "It was created. Its secret is not shown again.",
+            &["Location"],
+        );
     }
 }
 

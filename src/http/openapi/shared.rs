@@ -18,11 +18,19 @@ pub const TOKEN: &str = "token";
 
 /// Headers of answers by name, with a description and an example.
 const HEADERS: &[(&str, &str, &str)] = &[
-    ("Content-Location", "URL of the resource in the body.", "/v1/watches/01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b"),
+    (
+        "Content-Location",
+        "URL of the resource in the body.",
+        "/v1/watches/01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b",
+    ),
     ("ETag", "Version of the resource, for `If-None-Match` and `If-Match`.", "\"2jmj7l5rSw0yVb_vlWAYkA\""),
     ("Idempotency-Replayed", "`true` if this is the answer to an earlier request with the same key.", "true"),
     ("Location", "URL of the resource that was created.", "/v1/watches/01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b"),
-    ("RateLimit", "What is left of the limit (draft-ietf-httpapi-ratelimit-headers).", "\"default\";r=599;t=60"),
+    (
+        "RateLimit",
+        "What is left of the limit (draft-ietf-httpapi-ratelimit-headers).",
+        "\"default\";r=599;t=60",
+    ),
     ("RateLimit-Policy", "The limits.", "\"default\";q=600;w=60"),
     ("Retry-After", "Seconds after which a retry may succeed.", "1"),
     ("WWW-Authenticate", "The scheme of the token.", "Bearer realm=\"salebell\""),

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::body::{Params, bad_parameter};
@@ -20,7 +21,26 @@ use crate::store::statistics::{self, AccountName, WeekRange, WeekStatistics};
 use crate::weekly_report::{csv, page};
 
 /// Statistics of a week, for the whole service or one account.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WeeklyStatistics, example = json!({
+    "week": "2026-W47",
+    "from": "2026-11-16",
+    "to": "2026-11-22",
+    "computed_at": "2026-11-21T15:00:00Z",
+    "complete": false,
+    "accounts": 26,
+    "uploads": 31,
+    "uploaded_bytes": 48_318_382_080_i64,
+    "downloads": 90,
+    "downloaded_bytes": 96_636_764_160_i64,
+    "reports": 1_440,
+    "observations": 861_000,
+    "watches": 4_001,
+    "notices": 380,
+    "deliveries": 402,
+    "delivered": 399,
+    "logins": 512,
+}))]
 pub struct WeekResponse {
     week: Week,
     /// Monday of the week.
@@ -33,19 +53,29 @@ pub struct WeekResponse {
     complete: bool,
     /// Number of active accounts; only for the whole service.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     accounts: Option<i64>,
     /// The account of the statistics; only for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     account: Option<AccountResponse>,
     #[serde(flatten)]
     counts: WeekCounts,
 }
 
-#[derive(Serialize)]
+/// A page of statistics.
+type WeekPage = Page<WeekResponse>;
+
+/// The account of some statistics.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StatisticsAccount)]
 struct AccountResponse {
     id: AccountId,
-    /// `null` if the account has been deleted since.
+    /// Issuer of the account's tokens; `null` if the account has been deleted since.
+    #[schema(required)]
     issuer: Option<String>,
+    /// Name of the account at its issuer; `null` if the account has been deleted since.
+    #[schema(required)]
     subject: Option<String>,
 }
 
@@ -69,30 +99,70 @@ impl From<WeekStatistics> for WeekResponse {
     }
 }
 
-#[derive(Deserialize)]
+/// Filters of an account's statistics.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct OwnStatisticsParams {
+    /// Only this week.
     week: Option<Week>,
 }
 
 /// Subject of each line.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum By {
     Account,
 }
 
-#[derive(Deserialize)]
+/// Filters of the statistics for operators.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct AdminStatisticsParams {
+    /// Only this week; required with `by`. In HTML: the last of the twelve weeks.
     week: Option<Week>,
-    /// Return the accounts of the week instead of the whole service.
+    /// The accounts of the week, the most active first, instead of the whole service. Not with `account`.
+    #[param(inline)]
+    #[schema(inline)]
     by: Option<By>,
-    /// Return the weeks of this account instead of the whole service.
+    /// The weeks of this account instead of the whole service.
     account: Option<AccountId>,
 }
 
-/// `GET /v1/stats/weekly`: the weeks of the caller's account, the newest first.
+/// Returns the weeks of the caller's account, the newest first.
+///
+/// `Accept` chooses JSON or CSV.
+#[utoipa::path(
+    get,
+    path = "/v1/stats/weekly",
+    operation_id = "list_own_weekly_statistics",
+    tag = "statistics",
+    params((
+        "If-None-Match" = Option<String>,
+        Header,
+        description = "Entity tags of versions that the caller has: 304 if one is current.",
+        nullable = false
+    )),
+    responses(
+        (
+            status = 200,
+            description = "The weeks.",
+            content((WeekPage = "application/json"), (String = "text/csv")),
+            headers(
+                ("ETag" = String, description = "Version of the answer, for `If-None-Match`."),
+                ("Vary" = String, description = "`accept`."),
+                ("Content-Disposition" = String, description = "Of CSV: `attachment`, with the name of the file."),
+                ("Link" = String, description = "Of CSV: the next page (`rel=\"next\"`), if there is one.")
+            )
+        ),
+        (
+            status = 304,
+            description = "The caller has the current version.",
+            headers(("ETag" = String, description = "Version of the answer."))
+        ),
+    )
+)]
 pub async fn own(
     State(app): State<App>,
     caller: Caller,
@@ -109,8 +179,41 @@ pub async fn own(
     respond(&headers, &uri, page, choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Csv]))
 }
 
-/// `GET /v1/admin/stats/weekly`: the weeks of the whole service, the newest first; or the accounts of a week; or the
-/// weeks of an account. HTML is the weekly report.
+/// Returns the weeks of the whole service, the newest first; or the accounts of a week; or the weeks of an account.
+///
+/// `Accept` chooses JSON, CSV or HTML. HTML is the weekly report, which only covers the whole service.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/stats/weekly",
+    operation_id = "list_weekly_statistics",
+    tag = "statistics",
+    security(("token" = ["operator"])),
+    params((
+        "If-None-Match" = Option<String>,
+        Header,
+        description = "Entity tags of versions that the caller has: 304 if one is current.",
+        nullable = false
+    )),
+    responses(
+        (
+            status = 200,
+            description = "The weeks, or the accounts of a week.",
+            content((WeekPage = "application/json"), (String = "text/csv"), (String = "text/html")),
+            headers(
+                ("ETag" = String, description = "Version of the answer, for `If-None-Match`."),
+                ("Vary" = String, description = "`accept`."),
+                ("Content-Disposition" = String, description = "Of CSV: `attachment`, with the name of the file."),
+                ("Content-Security-Policy" = String, description = "Of HTML: only the page's own style is allowed."),
+                ("Link" = String, description = "Of CSV: the next page (`rel=\"next\"`), if there is one.")
+            )
+        ),
+        (
+            status = 304,
+            description = "The caller has the current version.",
+            headers(("ETag" = String, description = "Version of the answer."))
+        ),
+    )
+)]
 pub async fn admin(
     State(app): State<App>,
     caller: Caller,

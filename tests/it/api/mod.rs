@@ -5,6 +5,7 @@ mod bad_bytes;
 mod bad_values;
 mod empty_patches;
 mod idempotency;
+mod openapi;
 mod quotas;
 mod rate_limit;
 mod surface;

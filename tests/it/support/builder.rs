@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 
 use super::bus::{Carrier, Queues};
 use super::database::TestDatabase;
+use super::openapi::Answers;
 use super::s3::{Bucket, Store};
 use super::scratch::Scratch;
 use super::{RINGS_ALWAYS, TestApp, TestClock};
@@ -27,7 +28,8 @@ pub struct TestAppBuilder {
     shared: Vec<(String, String)>,
     clock_ahead: Option<TimeDelta>,
     prepare: Box<dyn FnOnce(&mut AppState) + Send>,
-    router: Box<dyn FnOnce(App) -> Router + Send>,
+    /// Routes of the test's own.
+    router: Option<Box<dyn FnOnce(App) -> Router + Send>>,
 }
 
 impl Default for TestAppBuilder {
@@ -39,7 +41,7 @@ impl Default for TestAppBuilder {
             shared: Vec::new(),
             clock_ahead: None,
             prepare: Box::new(|_| ()),
-            router: Box::new(http::router),
+            router: None,
         }
     }
 }
@@ -89,7 +91,7 @@ impl TestAppBuilder {
 
     /// Uses routes of the test's own in place of the program's.
     pub fn router(mut self, router: impl FnOnce(App) -> Router + Send + 'static) -> TestAppBuilder {
-        self.router = Box::new(router);
+        self.router = Some(Box::new(router));
         self
     }
 
@@ -123,12 +125,17 @@ impl TestAppBuilder {
         };
         let mut state = AppState::new(config, app_clock).unwrap();
         (self.prepare)(Arc::get_mut(&mut state).expect("the only reference so far"));
-        let server = Server::bind_router(state.clone(), (self.router)(state.clone())).await.unwrap();
+        let answers = Answers::default();
+        let router = match self.router {
+            None => answers.watch(http::router(state.clone())),
+            Some(router) => router(state.clone()),
+        };
+        let server = Server::bind_router(state.clone(), router).await.unwrap();
         let url = server.url().unwrap();
         tokio::spawn(server.run());
         let client =
             reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
-        TestApp { state, clock, url, client, database, files, bucket, queues }
+        TestApp { state, clock, url, client, database, files, bucket, queues, answers }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod grpc;
 pub mod instance;
 pub mod issuer;
 pub mod journal;
+pub mod openapi;
 pub mod proxy;
 pub mod raw;
 pub mod rds;
@@ -41,6 +42,7 @@ use serde_json::{Value, json};
 use builder::TestAppBuilder;
 use bus::Queues;
 use database::TestDatabase;
+use openapi::Answers;
 use s3::Bucket;
 use scratch::Scratch;
 
@@ -87,6 +89,8 @@ pub struct TestApp {
     pub bucket: Option<Bucket>,
     /// Topic and queues of reported prices, if the bus is on AWS.
     pub queues: Option<Queues>,
+    /// What is wrong with its answers, according to the OpenAPI document.
+    answers: Answers,
 }
 
 /// A caller with an API key.
@@ -180,7 +184,9 @@ impl TestApp {
 }
 
 impl Drop for TestApp {
+    /// Fails the test if the OpenAPI document does not know one of the answers.
     fn drop(&mut self) {
         self.state.stopping.cancel();
+        self.answers.check();
     }
 }

@@ -18,6 +18,7 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
+use utoipa::{IntoParams, ToSchema};
 
 pub use self::checksum::Expected;
 use self::free_space::quota;
@@ -38,13 +39,15 @@ use crate::store::files::{self, NewFile, StoredFile};
 use crate::store::files::{removal, writing};
 
 /// Query parameters of requests that create files.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct UploadParams {
-    /// Seconds from now after which the file is deleted, once it is complete.
+    /// Seconds from now after which the file is deleted, once it is complete; by default 13 days.
     #[serde(default)]
+    #[param(minimum = 1, maximum = 1_166_400)]
     expires_in: Option<i64>,
-    /// Name of the file, if no header states it.
+    /// Name of the file; `Upload-Metadata` takes precedence over it, and it over `Content-Disposition`.
     #[serde(default)]
     name: Option<String>,
 }
