@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AnyOfBuilder, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -190,6 +191,7 @@ impl PartialSchema for HistoryResponse {
             .description(Some("A page of the history: changes, or with another `resolution` buckets."))
             .item(Page::<ChangeResponse>::schema())
             .item(Page::<BucketResponse>::schema())
+            .examples([json!({"items": [], "next_cursor": null})])
             .into()
     }
 }

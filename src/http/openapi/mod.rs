@@ -75,6 +75,7 @@ pub struct DocumentParams {
     /// Version of the specification: 3.2 also tells the items of streams.
     #[serde(default)]
     #[param(inline)]
+    #[schema(inline)]
     version: Version,
 }
 
