@@ -50,7 +50,7 @@ fn mounts_in_an_image_keep_their_times_and_end_no_bake() {
         ln -s nowhere image/link
         mount -t tmpfs tmpfs image/sys
         touch image/sys/mounted
-        mount -o remount,ro image/sys
+        mount -o remount,bind,ro image/sys
         SOURCE_DATE_EPOCH=1500000000 "$OLDPWD/packer/scripts/set-times.sh" image
         stat --format '%n %Y' image/old image/young image/link image
         for mounted in image/sys image/sys/mounted; do
