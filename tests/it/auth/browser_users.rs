@@ -5,8 +5,10 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::api::auth_coverage::at;
 use crate::support::TestApp;
 use crate::support::issuer::{KeyServer, SigningKey};
+use crate::support::openapi::operations;
 
 const ARN: &str =
     "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188";
@@ -232,15 +234,17 @@ async fn another_site_cannot_make_a_browser_change_anything() {
     }
     // Neither an idempotency key, nor another method, nor a form bypasses the check.
     assert_eq!(attempt(Method::POST, &[("idempotency-key", "\"a\""), ("origin", "null")]).await, 403);
-    let id = Uuid::now_v7();
-    for (method, path) in [
-        (Method::DELETE, format!("/v1/keys/{id}")),
-        (Method::PUT, format!("/v1/files/{id}")),
-        (Method::POST, "/v1/files".to_owned()),
-    ] {
-        let request = app.request(method.clone(), &path).header(HEADER, &good).body("x");
-        assert_eq!(request.send().await.unwrap().status(), 403, "{method} {path}");
+    let mut tried = 0;
+    for operation in operations().filter(|operation| operation.scopes().is_some()) {
+        let method: Method = operation.method.parse().unwrap();
+        if !method.is_safe() {
+            let path = at(operation.path, Uuid::now_v7());
+            let answer = app.request(method, &path).header(HEADER, &good).body("x").send().await.unwrap();
+            assert_eq!(answer.status(), 403, "{operation}");
+            tried += 1;
+        }
     }
+    assert!(tried > 30, "{tried}");
     // Reads need no proof of origin: other sites cannot see the answer anyway.
     assert_eq!(
         sent(app.get("/v1/keys").header(HEADER, &good).header("sec-fetch-site", "cross-site")).await.0,
