@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
@@ -26,7 +27,12 @@ impl Currency {
     }
 
     /// Codes of all currencies, by trying every code: `iso_currency` lists them only with another crate.
-    fn codes() -> Vec<String> {
+    fn codes() -> &'static [String] {
+        static CODES: LazyLock<Vec<String>> = LazyLock::new(Currency::find_codes);
+        &CODES
+    }
+
+    fn find_codes() -> Vec<String> {
         let letters = || b'A'..=b'Z';
         let codes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
         let codes = codes.filter_map(|code| String::from_utf8(code.to_vec()).ok());
@@ -105,7 +111,7 @@ impl PartialSchema for Currency {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .description(Some("An ISO 4217 currency that has minor units."))
-            .enum_values(Some(Currency::codes()))
+            .enum_values(Some(Currency::codes().iter().cloned()))
             .examples([json!("EUR")])
             .into()
     }
