@@ -83,7 +83,7 @@ def test_requests_meet_the_rule_that_is_for_them(stacks):
     for path in ("/v1/me", "/v1/watches", "/v1/watches/01a1fb7d", "/v1/notices", "/v1/stats/weekly", "/v1/admin/stats/weekly"):
         if met(stacks, path, OPENED) != "LoginRule":
             wrong.append(f"{path} opened in a browser meets {met(stacks, path, OPENED)}")
-    for path in ("/", "/v1/deals", "/v1/games", "/v1/stores", "/d/01a1fb7d"):
+    for path in ("/", "/openapi.json", "/v1/deals", "/v1/games", "/v1/stores", "/d/01a1fb7d"):
         if met(stacks, path, OPENED) == "LoginRule":
             wrong.append(f"{path} is open, and a browser has to log in")
     assert not wrong, summary(wrong)
