@@ -202,8 +202,7 @@ async fn a_killed_and_restarted_server_costs_nothing() {
         gate.allow_more(6 * MEGABYTE);
         let running = shell.start(arguments);
         gate.until_shut().await;
-        api.signal(Signal::SIGKILL);
-        assert_eq!(api.exit_code().await, None);
+        app.kill(&mut api).await;
         gate.cut();
         gate.open();
         let _api = start_api(&app, &address).await;

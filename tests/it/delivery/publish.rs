@@ -206,8 +206,7 @@ async fn publishers_that_are_killed_leave_nothing_out() {
         while waiting(&app).await > left {
             assert!(worker.is_running(), "{}", worker.log());
         }
-        worker.signal(nix::sys::signal::Signal::SIGKILL);
-        worker.exit_code().await;
+        app.kill(&mut worker).await;
         // As if the lease of the dead worker had expired.
         sqlx::query("update jobs set leased_until = now() where name = 'publish_events'")
             .execute(&app.state.writer)

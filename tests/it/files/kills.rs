@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nix::sys::signal::Signal;
 use reqwest::Method;
 use salebell::domain::ids::FileId;
 use salebell::files::blobs::Blobs;
@@ -216,7 +215,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
     let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.state.writer).await.unwrap();
     let (mut lives, mut before) = (0, gone as i64);
     while left().await > 0 {
-        let worker = instance::start(&app, "worker", &[]);
+        let mut worker = instance::start(&app, "worker", &[]);
         // The worker dies somewhere between the first and the last file; the fourth worker may survive.
         let until =
             if lives < 3 { before - 1 - any("removes", 1 + before.unsigned_abs() / 3) as i64 } else { 0 };
@@ -225,7 +224,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
             assert!(began.elapsed() < Duration::from_secs(60), "{}", worker.log());
             tokio::task::yield_now().await;
         }
-        kill(worker).await;
+        app.kill(&mut worker).await;
         lives += 1;
         before = left().await;
         // As if the lease of the dead worker had expired.
@@ -269,11 +268,6 @@ pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     .unwrap();
 }
 
-async fn kill(mut worker: crate::support::binary::Binary) {
-    worker.signal(Signal::SIGKILL);
-    assert_eq!(worker.exit_code().await, None);
-}
-
 #[tokio::test]
 async fn a_sweep_that_is_killed_is_finished_by_another_worker() {
     let app = TestApp::spawn().await;
@@ -296,14 +290,14 @@ async fn a_sweep_that_is_killed_is_finished_by_another_worker() {
     let all = count().await;
     let mut lives = 0;
     while count().await > all - places.len() {
-        let worker = instance::start(&app, "worker", &[]);
+        let mut worker = instance::start(&app, "worker", &[]);
         let until = count().await - 1 - any("sweeps", 300) as usize;
         let began = Instant::now();
         while count().await > until.max(all - places.len()) {
             assert!(began.elapsed() < Duration::from_secs(60), "{}", worker.log());
             tokio::task::yield_now().await;
         }
-        kill(worker).await;
+        app.kill(&mut worker).await;
         lives += 1;
         sqlx::query("update jobs set leased_until = null, next_at = now()")
             .execute(&app.state.writer)

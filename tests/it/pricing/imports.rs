@@ -365,8 +365,7 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
             assert!(worker.is_running(), "{}", worker.log());
             tokio::task::yield_now().await;
         }
-        worker.signal(nix::sys::signal::Signal::SIGKILL);
-        worker.exit_code().await;
+        app.kill(&mut worker).await;
         // As if the lease of the dead worker had expired.
         sqlx::query("update imports set leased_until = now()").execute(&app.state.writer).await.unwrap();
     }

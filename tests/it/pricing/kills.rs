@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
@@ -136,8 +135,7 @@ async fn workers_killed_again_and_again_lose_and_duplicate_nothing(carrier: Carr
     for life_ms in [150, 250, 350, 450, 600, 800, 1000, 1500] {
         let mut worker = start(&app, "worker");
         tokio::time::sleep(Duration::from_millis(life_ms)).await;
-        worker.signal(Signal::SIGKILL);
-        assert_eq!(worker.exit_code().await, None);
+        app.kill(&mut worker).await;
     }
     let worker = start(&app, "worker");
     eventually("all is delivered", async || {
@@ -182,8 +180,7 @@ async fn an_api_that_is_killed_has_lost_nothing_that_it_acknowledged(carrier: Ca
         let unfinished = app.client.post(format!("{url}/v1/prices")).bearer_auth(&shop.token);
         let unfinished =
             tokio::spawn(unfinished.header("content-type", "application/x-ndjson").body(body).send());
-        api.signal(Signal::SIGKILL);
-        assert_eq!(api.exit_code().await, None);
+        app.kill(&mut api).await;
         let _ = unfinished.await.unwrap();
     }
     app.record_all().await;

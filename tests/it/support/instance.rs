@@ -162,12 +162,8 @@ impl<'a> Api<'a> {
         raw::begin(&self.url, &head_of_patch(&self.user.token, path, offset, length)).await
     }
 
-    /// Sends SIGKILL, and waits until the process is dead and PostgreSQL has executed what it had sent.
+    /// Kills the process as `TestApp::kill` does.
     pub async fn kill(&mut self) {
-        self.binary.signal(nix::sys::signal::Signal::SIGKILL);
-        assert_eq!(self.binary.exit_code().await, None);
-        let active = "select not exists (select from pg_stat_activity where datname = current_database() \
-                      and state = 'active' and pid <> pg_backend_pid())";
-        self.app.until(active).await;
+        self.app.kill(&mut self.binary).await;
     }
 }

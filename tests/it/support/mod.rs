@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use nix::sys::signal::Signal;
 use reqwest::{Method, RequestBuilder};
 use salebell::app::App;
 use salebell::domain::api_key;
@@ -39,6 +40,7 @@ use salebell::worker::record;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use binary::Binary;
 use builder::TestAppBuilder;
 use bus::Queues;
 use database::TestDatabase;
@@ -108,6 +110,17 @@ impl TestApp {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(sql);
+    }
+
+    /// Sends SIGKILL, and waits until the process is dead and PostgreSQL has executed what it had sent.
+    pub async fn kill(&self, process: &mut Binary) {
+        process.signal(Signal::SIGKILL);
+        assert_eq!(process.exit_code().await, None);
+        self.until(
+            "select not exists (select from pg_stat_activity
+             where datname = current_database() and state = 'active' and pid <> pg_backend_pid())",
+        )
+        .await;
     }
 
     /// Starts an app with the defaults of all tests.

@@ -25,7 +25,7 @@ use salebell::http::openapi::Version;
 use serde_json::{Map, Value, json};
 
 /// The document, in version 3.1.
-pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(Version::V3_1));
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(Version::V3_1).unwrap());
 
 /// Methods that the document can describe.
 static METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];

@@ -410,8 +410,7 @@ async fn a_worker_that_dies_before_it_records_sends_again_under_the_same_id() {
     let settings = settings(&app, &url);
     let mut killed = Binary::start(&["worker"], &settings);
     server.wait_for(1).await;
-    killed.signal(Signal::SIGKILL);
-    killed.exit_code().await;
+    app.kill(&mut killed).await;
     // A worker that is stopping releases the mail, and waits for the server no longer than `server.drain_s`.
     let mut stopped = Binary::start(&["worker"], &settings);
     server.wait_for(2).await;
