@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
-use crate::domain::region::check_region;
+use crate::domain::region::{Region, check_region};
 use crate::domain::watch::{Cadence, Miss, Priority, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
@@ -42,7 +42,7 @@ pub struct CreateWatchRequest {
     stores: Option<Vec<String>>,
     /// ISO 3166-1 codes; null: all.
     #[serde(default)]
-    #[schema(min_items = 1, max_items = 100)]
+    #[schema(value_type = Option<Vec<Region>>, min_items = 1, max_items = 100)]
     regions: Option<Vec<String>>,
     /// Currency of the offers; null: all.
     #[serde(default)]
@@ -75,7 +75,7 @@ pub struct UpdateWatchRequest {
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
     stores: Patch<Vec<String>>,
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 100)]
+    #[schema(value_type = Option<Vec<Region>>, min_items = 1, max_items = 100)]
     regions: Patch<Vec<String>>,
     #[serde(default)]
     #[schema(value_type = Option<Currency>)]
