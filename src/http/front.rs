@@ -22,8 +22,9 @@ const PAGE: &str = r#"<!DOCTYPE html>
 <body>
 <h1>Salebell</h1>
 <p>Rings when a video game that you want goes on sale. This is its API; there are no pages yet.</p>
-<p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/reference/api.md</code> every
-route, <code>docs/reference/settings.md</code> the settings.</p>
+<p><a href="/openapi.json">/openapi.json</a> describes every route for programs (OpenAPI). The documentation is in the source
+code: <code>README.md</code> has the first steps, <code>docs/reference/api.md</code> every route,
+<code>docs/reference/settings.md</code> the settings.</p>
 <p>To look around without a token: <a href="/v1/deals?limit=10">deals</a>, <a href="/v1/games?limit=10">games</a>,
 <a href="/v1/stores">stores</a>.</p>
 </body>
@@ -36,12 +37,15 @@ route, <code>docs/reference/settings.md</code> the settings.</p>
     "name": "Salebell",
     "description": "The API of a bell that rings when a video game goes on sale.",
     "documentation": "README.md and docs/reference/api.md in the source code",
+    "openapi": "/openapi.json",
 }))]
 struct FrontResponse {
     name: &'static str,
     description: &'static str,
     /// Where the documentation is.
     documentation: &'static str,
+    /// Path of the OpenAPI document.
+    openapi: &'static str,
 }
 
 /// Returns a page for browsers, and JSON for all others.
@@ -74,6 +78,7 @@ pub async fn show(headers: HeaderMap, if_none_match: IfNoneMatch) -> Result<Resp
                 name: "Salebell",
                 description: "The API of a bell that rings when a video game goes on sale.",
                 documentation: "README.md and docs/reference/api.md in the source code",
+                openapi: "/openapi.json",
             };
             if_none_match.answer(front).into_response()
         }
