@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::extract::conditional::{IfNoneMatch, tagged};
+use super::extract::conditional::IfNoneMatch;
 use super::json::{JSON, to_json};
 use crate::error::{Error, Result};
 
@@ -121,7 +121,7 @@ impl<T: Serialize> IntoResponse for Renewed<T> {
 }
 
 fn with_address<T: Serialize>(value: &T, name: header::HeaderName, address: &str) -> Result<Response> {
-    let (mut response, _) = tagged(JSON, to_json(value)?)?;
+    let mut response = IfNoneMatch::default().respond(JSON, to_json(value)?)?;
     response.headers_mut().insert(name, HeaderValue::from_str(address).map_err(Error::internal)?);
     Ok(response)
 }

@@ -130,6 +130,7 @@ impl From<Key> for KeyResponse {
 
 /// No query parameters besides those of paging.
 #[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct KeyParams {}
 

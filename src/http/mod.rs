@@ -54,7 +54,7 @@ use self::middleware::time_limits::{BodyWatch, RequestDeadline};
 use self::openapi::{Document, Version};
 use self::url_table::url_table;
 use crate::app::App;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::telemetry::gauges::Gauges;
 
 /// Router of the whole API: every route behind every layer.
@@ -118,7 +118,10 @@ url_table! {
 }
 
 /// The OpenAPI document of the API, in a version of the specification.
-pub fn document(version: Version) -> Value {
+///
+/// # Errors
+/// Those of [`openapi::document`].
+pub fn document(version: Version) -> Result<Value> {
     openapi::document(operations(), version)
 }
 

@@ -9,7 +9,8 @@ pub struct Route {
     pub path: &'static str,
 }
 
-/// Generates the router, the list of its routes and their operations from the same lines, so none has a route that another lacks:
+/// Generates the router, the list of its routes and their operations from the same lines, so none has a route that
+/// another lacks:
 ///
 /// ```text
 /// "/v1/keys" => get(keys::list).post(keys::create);

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
@@ -29,12 +30,18 @@ impl IfNoneMatch {
     /// # Errors
     /// `Internal` if the entity tag is not a valid header value, which does not occur.
     pub fn respond(&self, media_type: &'static str, body: Vec<u8>) -> Result<Response> {
-        let (response, tag) = tagged(media_type, body)?;
-        if self.0.iter().any(|wanted| names(wanted, &tag, true)) {
-            let tag = HeaderValue::from_str(&tag).map_err(Error::internal)?;
-            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+        Ok(self.select(&Representation::new(media_type, body)?))
+    }
+
+    /// Responds with a representation, or with 304 if the caller already has it.
+    pub fn select(&self, current: &Representation) -> Response {
+        let tag = current.tag.to_str().unwrap_or_default();
+        if self.0.iter().any(|wanted| names(wanted, tag, true)) {
+            return (StatusCode::NOT_MODIFIED, [(header::ETAG, current.tag.clone())]).into_response();
         }
-        Ok(response)
+        let media_type = HeaderValue::from_static(current.media_type);
+        let headers = [(header::CONTENT_TYPE, media_type), (header::ETAG, current.tag.clone())];
+        (headers, current.body.clone()).into_response()
     }
 }
 
@@ -84,15 +91,20 @@ fn values(headers: &HeaderMap, name: HeaderName) -> Vec<HeaderValue> {
     headers.get_all(name).iter().cloned().collect()
 }
 
-/// Returns a 200 response with a body and its entity tag, and that tag.
-///
-/// # Errors
-/// `Internal` if the entity tag is not a valid header value, which does not occur.
-pub fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
-    let tag = entity_tag(&body);
-    let tag_header = HeaderValue::from_str(&tag).map_err(Error::internal)?;
-    let media_type = HeaderValue::from_static(media_type);
-    Ok((([(header::CONTENT_TYPE, media_type), (header::ETAG, tag_header)], body).into_response(), tag))
+/// A body with its media type and its strong entity tag (RFC 9110, section 3.2).
+pub struct Representation {
+    media_type: &'static str,
+    tag: HeaderValue,
+    body: Bytes,
+}
+
+impl Representation {
+    /// # Errors
+    /// `Internal` if the entity tag is not a valid header value, which does not occur.
+    pub fn new(media_type: &'static str, body: Vec<u8>) -> Result<Representation> {
+        let tag = HeaderValue::from_str(&entity_tag(&body)).map_err(Error::internal)?;
+        Ok(Representation { media_type, tag, body: body.into() })
+    }
 }
 
 /// Computes an entity tag: 16 bytes of the SHA-256 in base64url, quoted.

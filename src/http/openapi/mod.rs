@@ -20,8 +20,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use self::outline::Outline;
 use super::extract::body::Params;
-use super::extract::conditional::IfNoneMatch;
-use crate::error::Result;
+use super::extract::conditional::{IfNoneMatch, Representation};
+use super::json::{JSON, to_json};
+use crate::error::{Error, Result};
 
 /// Media types whose bodies are streams of items.
 const STREAMS: [&str; 2] = ["application/x-ndjson", "text/event-stream"];
@@ -38,8 +39,8 @@ pub struct Document(Arc<Source>);
 
 struct Source {
     operations: fn() -> Operations,
-    version_3_1: OnceLock<Vec<u8>>,
-    version_3_2: OnceLock<Vec<u8>>,
+    version_3_1: OnceLock<Representation>,
+    version_3_2: OnceLock<Representation>,
 }
 
 impl Document {
@@ -47,14 +48,18 @@ impl Document {
         Document(Arc::new(Source { operations, version_3_1: OnceLock::new(), version_3_2: OnceLock::new() }))
     }
 
-    /// The document as JSON.
-    fn json(&self, version: Version) -> &[u8] {
-        let document = &self.0;
+    fn get(&self, version: Version) -> Result<&Representation> {
+        let source = &self.0;
         let built = match version {
-            Version::V3_1 => &document.version_3_1,
-            Version::V3_2 => &document.version_3_2,
+            Version::V3_1 => &source.version_3_1,
+            Version::V3_2 => &source.version_3_2,
         };
-        built.get_or_init(|| self::document((document.operations)(), version).to_string().into_bytes())
+        if let Some(built) = built.get() {
+            return Ok(built);
+        }
+        let document = document((source.operations)(), version)?;
+        let representation = Representation::new(JSON, to_json(&document)?)?;
+        Ok(built.get_or_init(|| representation))
     }
 }
 
@@ -68,6 +73,7 @@ pub enum Version {
     V3_2,
 }
 
+/// The wanted form of the document.
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -93,11 +99,14 @@ pub async fn get(
     Params(params): Params<DocumentParams>,
     if_none_match: IfNoneMatch,
 ) -> Result<Response> {
-    if_none_match.respond("application/json", document.json(params.version).to_vec())
+    Ok(if_none_match.select(document.get(params.version)?))
 }
 
 /// The document of the operations, in a version of the specification.
-pub fn document(operations: Operations, version: Version) -> Value {
+///
+/// # Errors
+/// `Internal` if a part of it cannot be written as JSON, which does not occur.
+pub fn document(operations: Operations, version: Version) -> Result<Value> {
     let Operations { outlines, stated } = operations;
     let mut components = stated.components.unwrap_or_default();
     let mut paths = Paths::new();
@@ -106,22 +115,18 @@ pub fn document(operations: Operations, version: Version) -> Value {
             outline.allow_repetition();
         }
         let Some(name) = http_method(&method) else { continue };
-        for (name, schema) in outline.schemas.drain(..) {
-            let known = components.schemas.insert(name.clone(), schema.clone());
-            debug_assert!(known.is_none_or(|known| known == schema), "two schemas are called {name}");
-        }
+        shared::add_schemas(&mut components, outline.schemas.drain(..));
         let stated = stated.paths.get_path_operation(path, name.clone()).cloned().unwrap_or_default();
         paths.add_path_operation(path, vec![name], outline.complete(&method, stated));
     }
     shared::add_to(&mut components);
     webhooks::add_to(&mut components);
+    let license = env!("CARGO_PKG_LICENSE");
     let info = InfoBuilder::new()
         .title("Salebell")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some("Rings when a video game goes on sale."))
-        .license(Some(
-            License::builder().name(env!("CARGO_PKG_LICENSE")).identifier(Some("MIT OR Apache-2.0")).build(),
-        ));
+        .license(Some(License::builder().name(license).identifier(Some(license)).build()));
     let document = OpenApiBuilder::new()
         .openapi(match version {
             Version::V3_1 => OpenApiVersion::Version31,
@@ -133,9 +138,9 @@ pub fn document(operations: Operations, version: Version) -> Value {
         .components(Some(components))
         .tags(Some(shared::tags()))
         .build();
-    let mut document = serde_json::to_value(document).unwrap_or_default();
+    let mut document = serde_json::to_value(document).map_err(Error::internal)?;
     describe_streams(&mut document, version);
-    document
+    Ok(document)
 }
 
 fn http_method(method: &Method) -> Option<HttpMethod> {

@@ -66,7 +66,7 @@ pub struct Outline {
     parameters: Vec<Parameter>,
     body: Option<RequestBody>,
     answers: BTreeMap<String, RefOr<Response>>,
-    /// Headers of every answer that is no refusal.
+    /// Headers that any answer may have.
     headers: Vec<&'static str>,
     with_token: bool,
     pub schemas: Vec<(String, RefOr<Schema>)>,
@@ -78,7 +78,7 @@ impl Default for Outline {
             parameters: Vec::new(),
             body: None,
             answers: BTreeMap::new(),
-            headers: vec!["RateLimit", "RateLimit-Policy", "X-Request-Id"],
+            headers: shared::EVERYWHERE.into(),
             with_token: false,
             schemas: Vec::new(),
         };

@@ -5,16 +5,19 @@ use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::{Tag, TagBuilder};
-use utoipa::openapi::{Components, Content, Ref, Required};
+use utoipa::openapi::{Components, Content, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::{Kind, Problem};
 
 /// Name of the security scheme of all operations that need a token.
 pub const TOKEN: &str = "token";
+
+/// Headers that any answer may have.
+pub const EVERYWHERE: [&str; 3] = ["RateLimit", "RateLimit-Policy", "X-Request-Id"];
 
 /// Headers of answers by name, with a description and an example.
 const HEADERS: &[(&str, &str, &str)] = &[
@@ -82,6 +85,15 @@ pub fn path_parameter<T: PartialSchema>(name: &str, description: &str) -> Parame
         .build()
 }
 
+/// Adds schemas to a document's components. Two different ones must not have one name.
+pub fn add_schemas(components: &mut Components, schemas: impl IntoIterator<Item = (String, RefOr<Schema>)>) {
+    for (name, schema) in schemas {
+        let known = components.schemas.get(&name);
+        debug_assert!(known.is_none_or(|known| *known == schema), "two schemas are called {name}");
+        components.schemas.insert(name, schema);
+    }
+}
+
 /// Adds the shared parts to a document's components.
 pub fn add_to(components: &mut Components) {
     let token = HttpBuilder::new()
@@ -101,7 +113,7 @@ pub fn add_to(components: &mut Components) {
     }
     let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
     Problem::schemas(&mut schemas);
-    components.schemas.extend(schemas);
+    add_schemas(components, schemas);
 }
 
 /// The answer with a problem document of a status, which several kinds may share.
@@ -114,8 +126,10 @@ fn problem(status: StatusCode) -> Response {
     let content = Content::builder().schema(Some(Ref::from_schema_name(Problem::name()))).build();
     let mut answer = ResponseBuilder::new()
         .description(format!("{}.", kinds.join(", or ")))
-        .content("application/problem+json", content)
-        .header_ref("X-Request-Id", header("X-Request-Id"));
+        .content("application/problem+json", content);
+    for name in EVERYWHERE {
+        answer = answer.header_ref(name, header(name));
+    }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         answer = answer.header_ref("Retry-After", header("Retry-After"));
     }

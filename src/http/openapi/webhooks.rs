@@ -9,6 +9,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Components, Content, Paths, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::shared::add_schemas;
 use crate::domain::ids::DeliveryId;
 use crate::domain::price::TransitionKind;
 use crate::outbound::webhook::{SaleData, TEST_KIND, TestData, WebhookMessage};
@@ -93,7 +94,7 @@ fn add_message<D: ToSchema>(components: &mut Components, kind: &str, data: Value
     }
     let mut schemas = vec![(kind.to_owned(), schema), (D::name().into_owned(), D::schema())];
     D::schemas(&mut schemas);
-    components.schemas.extend(schemas);
+    add_schemas(components, schemas);
 }
 
 /// Example of `data` of a sale.
