@@ -9,7 +9,7 @@ mod sample;
 mod token;
 mod welcome;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -126,7 +126,12 @@ async fn prepare(
         (None, None) => bail!("there is neither a cluster nor a database URL"),
     };
     let taken = [METRICS, GRPC].map(|address| (!is_free(address)).then_some(address));
-    let config = load_config(arguments, config_file, home, &database_url, taken)?;
+    let reserved = reserve_port(arguments.listen)?;
+    let listen = match &reserved {
+        Some(reserved) => reserved.local_addr().context("cannot tell the address")?,
+        None => arguments.listen,
+    };
+    let config = load_config(listen, config_file, home, &database_url, taken)?;
     let quiet = Quiet::start();
     telemetry::start_logging(&config.log);
     let app = AppState::new(config, Clock::system()).context("cannot start")?;
@@ -138,6 +143,7 @@ async fn prepare(
     }
     let token_file = home.path("dev-token");
     let token = token::find_or_create(&app, &token_file).await?;
+    drop(reserved);
     let server = Server::bind(app.clone()).await.context("cannot listen")?;
     let address = server.address().context("cannot tell the address")?;
     let url = format!("http://{}", reachable(address));
@@ -206,9 +212,9 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
 }
 
 /// Loads the configuration. Precedence: defaults for a laptop < the configuration file < the environment < our database
-/// and `--listen`. `taken` holds the default addresses of metrics and gRPC that another program listens on.
+/// and `listen`. `taken` holds the default addresses of metrics and gRPC that another program listens on.
 fn load_config(
-    arguments: &DevArguments,
+    listen: SocketAddr,
     file: Option<&Path>,
     home: &Home,
     database_url: &SecretString,
@@ -235,6 +241,7 @@ fn load_config(
         ("SALEBELL_SERVER__GRPC_LISTEN", grpc.to_string()),
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
+        ("SALEBELL_SERVER__PUBLIC_URL", format!("http://{}", reachable(listen))),
         // A person who tries out the statistics should not wait an hour.
         ("SALEBELL_STATS__COMPUTE_EVERY_S", "15".to_owned()),
     ];
@@ -242,23 +249,39 @@ fn load_config(
         ("SALEBELL_DATABASE__URL", database_url.expose_secret().to_owned()),
         // A configured reader would answer from another database, with other games.
         ("SALEBELL_DATABASE__READER_URL", database_url.expose_secret().to_owned()),
-        ("SALEBELL_SERVER__LISTEN", arguments.listen.to_string()),
+        ("SALEBELL_SERVER__LISTEN", listen.to_string()),
         // The welcome text and the loading of the sample use plain http.
         ("SALEBELL_SERVER__TLS", "off".to_owned()),
         ("SALEBELL_SERVER__CERTIFICATE", String::new()),
         ("SALEBELL_SERVER__KEY", String::new()),
     ];
     let mut settings: std::collections::BTreeMap<String, String> = std::env::vars().collect();
-    for (name, value) in defaults {
+    let in_file = file.and_then(|file| std::fs::read_to_string(file).ok()?.parse().ok()).unwrap_or_default();
+    for (name, value) in defaults.into_iter().filter(|(name, _)| !is_in_file(&in_file, name)) {
         settings.entry(name.to_owned()).or_insert(value);
     }
     settings.extend(ours.map(|(name, value)| (name.to_owned(), value)));
     Config::load(file, settings).context("cannot start")
 }
 
+/// Whether a file sets what the variable `SALEBELL_<AREA>__<KEY>` would set.
+fn is_in_file(file: &toml::Table, variable: &str) -> bool {
+    let name = variable.trim_start_matches("SALEBELL_").to_lowercase();
+    let mut keys = name.split("__");
+    let Some(area) = keys.next().and_then(|area| file.get(area)) else { return false };
+    keys.try_fold(area, |found, key| found.get(key)).is_some()
+}
+
+/// Takes a free port if `listen` has none, since `server.public_url` names it before the API listens. It is held until
+/// then, so that no other program gets it.
+fn reserve_port(listen: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
+    let reserve = || TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"));
+    (listen.port() == 0).then(reserve).transpose()
+}
+
 /// Checks the address early, before a cluster is created in vain.
 fn check_address(listen: SocketAddr) -> anyhow::Result<()> {
-    match std::net::TcpListener::bind(listen) {
+    match TcpListener::bind(listen) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(anyhow!(
             "another program listens on {listen}; --listen {free} takes a free port \
@@ -270,7 +293,7 @@ fn check_address(listen: SocketAddr) -> anyhow::Result<()> {
 }
 
 fn is_free(address: SocketAddr) -> bool {
-    std::net::TcpListener::bind(address).is_ok()
+    TcpListener::bind(address).is_ok()
 }
 
 /// Address at which a client on this machine reaches a listener; one on all addresses is reachable over loopback.
@@ -281,5 +304,24 @@ fn reachable(address: SocketAddr) -> SocketAddr {
             SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port())
         }
         _ => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_of_the_file_is_found_by_the_name_of_its_variable() {
+        let file: toml::Table = "[server]\nlinger_s = 1\n[auth.alb]\narn = \"\"\n".parse().unwrap();
+        for (variable, is_there) in [
+            ("SALEBELL_SERVER__LINGER_S", true),
+            ("SALEBELL_AUTH__ALB__ARN", true),
+            ("SALEBELL_SERVER__LISTEN", false),
+            ("SALEBELL_WORKER__LINGER_S", false),
+            ("SALEBELL_SERVER__LINGER_S__MORE", false),
+        ] {
+            assert_eq!(is_in_file(&file, variable), is_there, "{variable}");
+        }
     }
 }

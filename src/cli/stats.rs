@@ -135,10 +135,11 @@ async fn mail_now(app: &App, week: Option<Week>, to: Vec<Address>) -> Result<Str
     let Some(report) = report.filter(|report| report.shown().is_some()) else {
         return Err(Error::invalid("week", "has not been computed; `salebell stats show` tells which have"));
     };
+    let origin = app.config.server.public_url.as_ref();
     let (mut text, mut failed) = (String::new(), false);
     for address in to {
         let id = format!("weekly-report.{}.{}", report.week, Uuid::now_v7());
-        let sent = app.mailer.send(&mail::compose(&report, id, address.clone(), now)).await;
+        let sent = app.mailer.send(&mail::compose(&report, origin, id, address.clone(), now)).await;
         failed |= sent.is_err();
         match sent {
             Ok(()) => text.push_str(&format!("mailed {} to {address}\n", report.week)),

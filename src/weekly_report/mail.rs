@@ -10,6 +10,7 @@ use lettre::Address;
 use super::csv::{MEDIA_TYPE, write_csv};
 use super::figures::{FIGURES, Figure, FigureChange, Unit, change};
 use super::{WeeklyReport, plain};
+use crate::config::WebOrigin;
 use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
 use crate::store::statistics::WeekStatistics;
@@ -17,8 +18,16 @@ use crate::store::statistics::WeekStatistics;
 /// Maximum number of accounts that are named, fewer than on the page.
 const ACCOUNTS: usize = 10;
 
-/// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt.
-pub fn compose(report: &WeeklyReport, id: String, to: Address, date: DateTime<Utc>) -> Email {
+/// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt. `origin` is
+/// `server.public_url`, which the configuration demands with e-mail.
+pub fn compose(
+    report: &WeeklyReport,
+    origin: Option<&WebOrigin>,
+    id: String,
+    to: Address,
+    date: DateTime<Utc>,
+) -> Email {
+    let page = origin.map(|origin| page_of(origin, report.week)).unwrap_or_default();
     let weeks: Vec<WeekStatistics> =
         report.weeks.iter().rev().filter_map(|(_, found)| found.clone()).collect();
     Email {
@@ -26,8 +35,8 @@ pub fn compose(report: &WeeklyReport, id: String, to: Address, date: DateTime<Ut
         to,
         date,
         subject: format!("Salebell: weekly report {}", report.week),
-        text: write_text(report),
-        html: write_html(report),
+        text: write_text(report, &page),
+        html: write_html(report, page),
         attachments: vec![Attachment {
             name: format!("weekly-statistics-{}.csv", report.week),
             media_type: MEDIA_TYPE,
@@ -64,6 +73,11 @@ fn name_of(found: &WeekStatistics) -> (String, Option<String>) {
 
 const FOOTER: &str = "Weeks are ISO weeks in UTC. The attached CSV holds the weeks of the charts.";
 
+/// URL of the full report page.
+fn page_of(origin: &WebOrigin, week: Week) -> String {
+    origin.at(&format!("/v1/admin/stats/weekly?week={week}"))
+}
+
 /// Command that writes the full report page.
 fn hint(week: Week) -> String {
     format!("salebell stats report --week {week} --out report.html")
@@ -71,7 +85,7 @@ fn hint(week: Week) -> String {
 
 // Text version.
 
-fn write_text(report: &WeeklyReport) -> String {
+fn write_text(report: &WeeklyReport, page: &str) -> String {
     let week = report.week;
     let mut text = format!("Salebell: weekly report {week}\n{}, {}\n\n", report.days(), report.state());
     let (first, before) = (report.weeks.first().map_or(week, |(first, _)| *first), week.back(1));
@@ -94,7 +108,7 @@ fn write_text(report: &WeeklyReport) -> String {
     if report.accounts.is_empty() {
         text.push_str("None.\n");
     }
-    let _ = write!(text, "\n{FOOTER}\nAll of it as a page: {}\n", hint(week));
+    let _ = write!(text, "\n{FOOTER}\nAll of it as a page: {}\n{page}\n", hint(week));
     text
 }
 
@@ -151,6 +165,8 @@ struct Mail {
     pairs: Vec<Vec<Card>>,
     accounts: Vec<Account>,
     footer: &'static str,
+    /// URL of the full report page; empty if it is unknown.
+    page: String,
     hint: String,
 }
 
@@ -180,7 +196,7 @@ struct Account {
     actions: String,
 }
 
-fn write_html(report: &WeeklyReport) -> String {
+fn write_html(report: &WeeklyReport, page: String) -> String {
     let accounts = report.accounts.iter().take(ACCOUNTS).map(|found| {
         let (name, issuer) = name_of(found);
         let actions = Unit::Pieces.show(found.counts.actions());
@@ -194,6 +210,7 @@ fn write_html(report: &WeeklyReport) -> String {
         pairs: pairs.collect(),
         accounts: accounts.collect(),
         footer: FOOTER,
+        page,
         hint: hint(report.week),
     }
     .to_string()

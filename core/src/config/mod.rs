@@ -12,6 +12,7 @@ mod email;
 mod files;
 mod instance;
 mod load_balancer;
+mod origin;
 mod reader;
 mod server;
 pub mod settings;
@@ -37,6 +38,7 @@ pub use self::email::{EmailConfig, MailServer, MailTls};
 pub use self::files::{FileStore, FilesConfig, MAX_BYTES_IN_S3};
 pub use self::instance::InstanceConfig;
 pub use self::load_balancer::LoadBalancerConfig;
+pub use self::origin::WebOrigin;
 pub use self::reader::Problems;
 use self::reader::Reader;
 pub use self::server::{ConnectionLimit, ServerConfig};
@@ -344,6 +346,9 @@ impl Config {
         }
         if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {
             r.problem("webhook.encryption_keys", problem);
+        }
+        if email.server.is_some() && server.public_url.is_none() && !r.has_problem("server.public_url") {
+            r.problem("server.public_url", "is required with email.smtp_url: links in mails begin with it");
         }
         if !stats.mail_to.is_empty() && email.server.is_none() {
             r.problem("stats.mail_to", "needs email.smtp_url and email.from");

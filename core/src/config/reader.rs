@@ -52,6 +52,12 @@ impl Reader {
         self.problems.push(problem);
     }
 
+    /// Whether a problem of a setting was found already.
+    pub(super) fn has_problem(&self, key: &str) -> bool {
+        let start = format!("{key} (");
+        self.problems.iter().any(|problem| problem.starts_with(&start))
+    }
+
     /// Prefixes a message with the key of a setting, and with the name under which it is set.
     pub(super) fn about(&self, key: &str, what: impl fmt::Display) -> String {
         let name = match &self.parameters {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::origin::WebOrigin;
 use super::reader::Reader;
 use super::tls::TlsConfig;
 
@@ -14,6 +15,8 @@ use super::tls::TlsConfig;
 pub struct ServerConfig {
     /// `server.listen`: address of the API; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// `server.public_url`: origin at which clients reach this deployment, with which absolute links begin.
+    pub public_url: Option<WebOrigin>,
     /// `server.grpc_listen`: address of gRPC; port 0 takes a free one. `None` (`off`, or empty): no gRPC.
     pub grpc_listen: Option<SocketAddr>,
     /// `server.tls`, `server.certificate`, `server.key`: encryption of the HTTP and the gRPC listener.
@@ -86,11 +89,17 @@ impl FromStr for Listen {
     }
 }
 
+fn read_public_url(r: &mut Reader) -> Option<WebOrigin> {
+    let text = r.optional("server.public_url").filter(|text| !text.is_empty())?;
+    WebOrigin::of_url(&text).map_err(|problem| r.problem("server.public_url", problem)).ok()
+}
+
 impl ServerConfig {
     pub(super) fn read(r: &mut Reader) -> Option<ServerConfig> {
         let Listen(grpc_listen) = r.get("server.grpc_listen")?;
         Some(ServerConfig {
             listen: r.get("server.listen")?,
+            public_url: read_public_url(r),
             grpc_listen,
             tls: TlsConfig::read(r)?,
             metrics_listen: r.get("server.metrics_listen")?,

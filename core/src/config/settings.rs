@@ -37,6 +37,7 @@ const fn setting(key: &'static str, default: &'static str, help: &'static str) -
 pub const AREAS: &[Area] = &[
     Area { name: "server", about: "Listeners of the API, and the limits of HTTP. [TLS and load balancers](../guides/tls-and-load-balancers.md) says which settings go together.", settings: &[
         setting("server.listen", "127.0.0.1:8080", "address of the API; port 0 takes a free one"),
+        setting("server.public_url", "", "URL at which clients reach this deployment, such as `https://salebell.example.com`, without a path; links in mails and answers begin with it, and it is our own origin for browsers; required with `email.smtp_url`"),
         setting("server.grpc_listen", "127.0.0.1:9000", "address of gRPC; `0.0.0.0:9000` on an instance behind a load balancer; port 0 takes a free one, which the log reports; `off` or empty: no gRPC"),
         setting("server.tls", "off", "TLS of both: `off`; `minted`: a certificate that the process makes at its start; `files`: `server.certificate` and `server.key`"),
         setting("server.certificate", "", "with `files`: path of the certificate and its chain, PEM"),

@@ -171,6 +171,7 @@ fn a_changed_value_overrides_the_file_but_not_the_environment() {
 
 const BELL: (&str, &str) = ("SALEBELL_EMAIL__FROM", "Salebell <bell@example.com>");
 const DATABASE: (&str, &str) = ("SALEBELL_DATABASE__URL", "postgres:///salebell");
+const PUBLIC: (&str, &str) = ("SALEBELL_SERVER__PUBLIC_URL", "https://salebell.example.com");
 
 #[test]
 fn mail_is_off_or_encrypted_where_a_password_is_sent() {
@@ -186,6 +187,7 @@ fn mail_is_off_or_encrypted_where_a_password_is_sent() {
     ] {
         let config = load(&[
             DATABASE,
+            PUBLIC,
             BELL,
             ("SALEBELL_EMAIL__SMTP_URL", url),
             ("SALEBELL_EMAIL__STARTTLS", starttls),
@@ -208,8 +210,11 @@ fn user_and_password_are_decoded_only_in_the_url() {
         ("smtps://localhost", &apart[..], "be%2Bll", "a%20+b"),
         ("smtps://bell@localhost", &apart[1..], "bell", "a%20+b"),
     ] {
-        let settings: Vec<_> =
-            [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)].iter().chain(apart).copied().collect();
+        let settings: Vec<_> = [DATABASE, PUBLIC, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)]
+            .iter()
+            .chain(apart)
+            .copied()
+            .collect();
         let (found_user, found_password) =
             load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
         assert_eq!((found_user.as_str(), found_password.expose_secret()), (user, password));
@@ -265,9 +270,30 @@ fn problems_with_mail_are_reported_without_the_password() {
             "stats.mail_to (SALEBELL_STATS__MAIL_TO) [1] cannot be read",
         ),
     ] {
-        let settings: Vec<_> = [DATABASE].iter().chain(settings).copied().collect();
+        let settings: Vec<_> = [DATABASE, PUBLIC].iter().chain(settings).copied().collect();
         let text = load(&settings).unwrap_err().to_string();
         assert!(text.contains("1 problem(s)") && text.contains(expected), "{settings:?}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn the_public_url_is_the_front_page_of_a_host_and_mails_need_it() {
+    let public = |url| ("SALEBELL_SERVER__PUBLIC_URL", url);
+    let mail = [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", "smtp://localhost")];
+    assert_eq!(load(&[DATABASE, public("")]).unwrap().server.public_url, None);
+    let config = load(&[&mail[..], &[public("https://Salebell.example.com/")]].concat()).unwrap();
+    assert_eq!(config.server.public_url.unwrap().as_str(), "https://salebell.example.com");
+    for (settings, problem) in [
+        (&[][..], "is required with email.smtp_url: links in mails begin with it"),
+        (&[public("")], "is required with email.smtp_url: links in mails begin with it"),
+        (&[public("https://hunter2@salebell.example.com")], "must not name a user or a password"),
+        (&[public("https://example.com/hunter2")], "must have no path"),
+        (&[public("hunter2")], "must be a URL such as https://salebell.example.com"),
+    ] {
+        let text = load(&[&mail[..], settings].concat()).unwrap_err().to_string();
+        let expected = format!("server.public_url (SALEBELL_SERVER__PUBLIC_URL) {problem}");
+        assert!(text.contains("1 problem(s)") && text.contains(&expected), "{settings:?}: {text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
 }

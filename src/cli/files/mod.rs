@@ -177,7 +177,12 @@ async fn share(
         })
         .await?;
     let link: Value = reply.decode()?;
-    let path = link["path"].as_str().ok_or_else(|| anyhow!("the answer names no address"))?;
-    print(client.url(path.trim_start_matches('/'), None).as_str())?;
+    // Without `server.public_url`, the link is at the address under which we reach the service.
+    if let Some(url) = link["url"].as_str() {
+        print(url)?;
+    } else {
+        let path = link["path"].as_str().ok_or_else(|| anyhow!("the answer names no address"))?;
+        print(client.url(path.trim_start_matches('/'), None).as_str())?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -72,6 +72,7 @@ pub struct LinkResponse {
     "downloads": 0,
     "bytes_served": 0,
     "path": "/d/zkOM3rH0lq9cB8m3Yw0n1sJ4vT7xK2aPqE5fG6hU_dI",
+    "url": "https://salebell.example.com/d/zkOM3rH0lq9cB8m3Yw0n1sJ4vT7xK2aPqE5fG6hU_dI",
 }))]
 pub struct CreatedLinkResponse {
     #[serde(flatten)]
@@ -79,6 +80,9 @@ pub struct CreatedLinkResponse {
     /// Path of the link, relative to the URL of this service.
     #[schema(pattern = "^/d/[A-Za-z0-9_-]{43}$")]
     path: String,
+    /// The same as an absolute URL; null: the service has no `server.public_url`.
+    #[schema(required, format = "uri")]
+    url: Option<String>,
 }
 
 impl From<FileLink> for LinkResponse {
@@ -139,7 +143,9 @@ pub async fn create(
     };
     let _turn = app.files.uploads.turn(caller.account).await;
     let link = links::create_link(&app.writer, file.id, &new, now).await?;
-    let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
+    let path = format!("/d/{token}");
+    let url = app.config.server.public_url.as_ref().map(|origin| origin.at(&path));
+    let created = CreatedLinkResponse { link: link.into(), path, url };
     Ok(ShownOnce { location: None, value: created })
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::database::TestDatabase;
 use crate::support::eventually;
@@ -311,6 +311,15 @@ async fn the_other_commands_find_the_dev_of_their_folder_and_no_other() {
         let (success, printed) = run(&mut beside(folder, &program, arguments));
         assert!(success && printed.contains(expected), "{arguments:?}: {printed}");
     }
+    // Absolute links begin with its address, whose port was free.
+    let (_, listed) = run(&mut beside(folder, &program, &["files", "ls"]));
+    let id = listed.lines().nth(1).unwrap().split_whitespace().next().unwrap();
+    let token = std::fs::read_to_string(folder.join(".salebell/dev-token")).unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let link = client.post(format!("{}/v1/files/{id}/links", dev.url)).bearer_auth(token);
+    let link: Value = link.json(&json!({})).send().await.unwrap().json().await.unwrap();
+    assert!(link["url"].as_str().unwrap().starts_with(&format!("{}/d/", dev.url)), "{link}");
+
     let files = &["files", "ls", "--max-wait", "0"];
     let keys = &["key", "list", "--issuer", "salebell:dev", "--subject", "dev"];
 

@@ -146,6 +146,16 @@ async fn files_are_listed_shared_and_removed() {
 }
 
 #[tokio::test]
+async fn a_shared_link_is_at_the_public_url_of_the_service() {
+    let public_url = ("SALEBELL_SERVER__PUBLIC_URL", "https://salebell.test");
+    let app = TestApp::builder().settings(&[public_url]).spawn().await;
+    let shell = Shell::new(&app.url, &app.user("anna", &[]).await);
+    let file = shell.put("a.bin", &bytes(100)).await;
+    let link = shell.out(&["share", id(&file)]).await;
+    assert!(link.starts_with("https://salebell.test/d/") && link.ends_with('\n'), "{link}");
+}
+
+#[tokio::test]
 async fn errors_are_reported_in_one_line() {
     let app = TestApp::builder().settings(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).spawn().await;
     let anna = app.user("anna", &[]).await;

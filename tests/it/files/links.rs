@@ -304,3 +304,17 @@ async fn a_link_without_a_limit_counts_and_never_refuses() {
     };
     tokio::time::timeout(Duration::from_secs(10), async { while !counted().await {} }).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_link_is_an_absolute_url_where_the_service_knows_its_own() {
+    for public_url in [None, Some("https://salebell.test")] {
+        let settings = public_url.map(|url| ("SALEBELL_SERVER__PUBLIC_URL", url));
+        let app = TestApp::builder().settings(settings.as_slice()).spawn().await;
+        let anna = app.user("anna", &[]).await;
+        let file = upload(&app, &anna, "a.bin", "", bytes(100)).await;
+        let request = app.post(&format!("{file}/links")).bearer_auth(&anna.token).json(&json!({}));
+        let link: Value = request.send().await.unwrap().json().await.unwrap();
+        let url = public_url.map(|origin| format!("{origin}{}", link["path"].as_str().unwrap()));
+        assert_eq!(link["url"], json!(url), "{link}");
+    }
+}

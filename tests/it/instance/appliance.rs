@@ -30,6 +30,7 @@ async fn an_instance_boots_serves_and_terminates() {
         ("webhook/allow_networks", "10.77.0.0/24"),
         ("email/smtp_url", &format!("smtp://{mail_address}")),
         ("email/from", "bell@salebell.test"),
+        ("server/public_url", "https://salebell.test"),
         ("email/starttls", "off"),
     ] {
         around.environment.put(name, value).await;

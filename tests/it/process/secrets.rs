@@ -40,6 +40,7 @@ fn with_secrets() -> Vec<(&'static str, &'static str)> {
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", KEY),
         ("SALEBELL_EMAIL__SMTP_URL", "smtps://mail.example.com"),
         ("SALEBELL_EMAIL__FROM", "bell@example.com"),
+        ("SALEBELL_SERVER__PUBLIC_URL", "https://salebell.example.com"),
         ("SALEBELL_EMAIL__USER", "bell"),
         ("SALEBELL_EMAIL__PASSWORD", "hunter3"),
         ("SALEBELL_FILES__DIRECTORY", env!("CARGO_TARGET_TMPDIR")),

@@ -14,10 +14,11 @@ use crate::support::smtp::MailServer;
 
 const FROM: &str = "Salebell bell <bell@salebell.test>";
 const PASSWORD: &str = "hunter2+&%é";
+const PUBLIC: (&str, &str) = ("SALEBELL_SERVER__PUBLIC_URL", "https://salebell.test");
 
 /// Starts an app with a completed week in which a user whose name contains markup has uploaded 12 bytes.
 async fn spawn(settings: &[(&str, &str)]) -> TestApp {
-    let defaults = [("SALEBELL_EMAIL__FROM", FROM), ("SALEBELL_STATS__MAIL_TO", "anna@example.com")];
+    let defaults = [PUBLIC, ("SALEBELL_EMAIL__FROM", FROM), ("SALEBELL_STATS__MAIL_TO", "anna@example.com")];
     let settings: Vec<_> = defaults.iter().chain(settings).copied().collect();
     let app = TestApp::builder().settings(&settings).spawn().await;
     let until_monday = Week::at(app.clock.now()).end() - app.clock.now();
@@ -105,6 +106,11 @@ async fn the_report_arrives_whole_and_once() {
     assert!(text.contains("1. <b> [31meve  (test): 2"), "{text}");
     assert!(!text.contains(['\u{1b}', '\u{202e}']), "a terminal would act upon it");
     assert!(html.contains("&lt;b&gt; [31meve"), "{html}");
+    // The only thing outside is the page, which a browser opens when it is asked to.
+    let page = format!("https://salebell.test/v1/admin/stats/weekly?week={week}");
+    assert!(text.lines().any(|line| line == page), "{text}");
+    assert_eq!(html.matches(&format!("<a href=\"{page}\"")).count(), 1, "{html}");
+    let html = html.replace(&page, "");
     for outside in ["<b>", "<script", "<style", "<link", "<img", "<svg", "http:", "https:", "url("] {
         assert!(!html.contains(outside), "{outside} is in {html}");
     }
@@ -146,6 +152,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_the_configured_addresses() {
     let beside = async |to: &'static str| {
         let url = server.url();
         let settings = [
+            PUBLIC,
             ("SALEBELL_EMAIL__FROM", FROM),
             ("SALEBELL_EMAIL__SMTP_URL", &url),
             ("SALEBELL_STATS__MAIL_TO", to),
@@ -391,6 +398,7 @@ async fn spawn_for_processes() -> TestApp {
 fn settings<'a>(app: &'a TestApp, url: &'a str) -> Vec<(&'static str, &'a str)> {
     vec![
         ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
+        PUBLIC,
         ("SALEBELL_EMAIL__FROM", FROM),
         ("SALEBELL_EMAIL__SMTP_URL", url),
         ("SALEBELL_EMAIL__TIMEOUT_S", "4"),
