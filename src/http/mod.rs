@@ -44,6 +44,7 @@ use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
 use self::middleware::access_log::AccessLog;
 use self::middleware::around::around;
+use self::middleware::cors::{self, Cors, MethodsOf};
 use self::middleware::handling::{CatchPanic, ShareCpu};
 use self::middleware::idempotency::{self, Idempotency};
 use self::middleware::rate_limit::{self, RateLimiter};
@@ -129,6 +130,9 @@ pub fn document(version: Version) -> Result<Value> {
 pub fn layered(routes: Router<App>, app: App) -> Router {
     let limit = app.config.server.rate_limit_per_minute;
     let limiter = (limit > 0).then(|| RateLimiter::new(app.clone(), limit));
+    let state: (App, MethodsOf) = (app.clone(), methods_of);
+    let preflight =
+        (!app.config.server.cors_origins.is_off()).then(|| from_fn_with_state(state, cors::preflight));
     let layers = ServiceBuilder::new()
         // The request id, which the response repeats, and the trace context.
         .layer(around::<Identify>(&app))
@@ -143,6 +147,8 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .layer(default_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         // A share link is a secret: pages that a response links to must not learn its URL.
         .layer(default_header(header::REFERRER_POLICY, "no-referrer"))
+        // Pages of other sites may read the answer, as `server.cors_origins` allows it.
+        .layer(around::<Cors>(&app))
         // Caches may store a response, and must revalidate it by its ETag.
         .layer(around::<CacheControl>(&app))
         // A 405 names the allowed methods, also for a path that is not in the table.
@@ -154,6 +160,8 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .layer(around::<BodyWatch>(&app))
         // The timeout `server.request_timeout_s`: 408 or 503.
         .layer(around::<RequestDeadline>(&app))
+        // Answers to the preflights of those pages.
+        .option_layer(preflight)
         // Status 500 if the handler panics.
         .layer(around::<CatchPanic>(&app))
         // No account holds the processor for long while another waits.
@@ -175,6 +183,16 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         })
         .layer(layers)
         .with_state(app)
+}
+
+/// Methods of a path of the URL table; every GET implies HEAD.
+fn methods_of(path: &str) -> Vec<&'static str> {
+    let of_path = ROUTES.iter().filter(|route| route.path == path);
+    let mut methods: Vec<&str> = of_path.map(|route| route.method.as_str()).collect();
+    if methods.contains(&"GET") && !methods.contains(&"HEAD") {
+        methods.push("HEAD");
+    }
+    methods
 }
 
 /// Router of the loopback listener, for Prometheus, `salebell ready` and `salebell terminating`.

@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub max_json_bytes: usize,
     /// `server.rate_limit_per_minute`: most requests of one account, or of one address without a token. 0: no limit.
     pub rate_limit_per_minute: u64,
+    /// `server.cors_origins`: sites whose pages may read the answers of the API in a browser.
+    pub cors_origins: CorsOrigins,
     /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -72,6 +74,47 @@ impl FromStr for ConnectionLimit {
                 Err(_) => Err("must be auto or a number"),
             },
         }
+    }
+}
+
+/// Value of `server.cors_origins`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// `*`: any site.
+    Any,
+    /// These sites alone; without one, answers have no headers for pages of other sites.
+    Listed(Vec<WebOrigin>),
+}
+
+/// One word of `server.cors_origins`. `None`: `*`.
+struct CorsOrigin(Option<WebOrigin>);
+
+impl FromStr for CorsOrigin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<CorsOrigin, Self::Err> {
+        if text == "*" { Ok(CorsOrigin(None)) } else { text.parse().map(|origin| CorsOrigin(Some(origin))) }
+    }
+}
+
+impl CorsOrigins {
+    fn read(r: &mut Reader) -> Option<CorsOrigins> {
+        let words: Vec<CorsOrigin> = r.words("server.cors_origins")?;
+        let all = words.len();
+        let listed: Vec<WebOrigin> = words.into_iter().filter_map(|CorsOrigin(origin)| origin).collect();
+        match (all - listed.len(), listed.is_empty()) {
+            (0, _) => Some(CorsOrigins::Listed(listed)),
+            (_, true) => Some(CorsOrigins::Any),
+            (_, false) => {
+                r.problem("server.cors_origins", "must be * alone, or origins without it");
+                Some(CorsOrigins::Listed(listed))
+            }
+        }
+    }
+
+    /// Whether no page of another site may read answers.
+    pub fn is_off(&self) -> bool {
+        *self == CorsOrigins::Listed(Vec::new())
     }
 }
 
@@ -112,6 +155,7 @@ impl ServerConfig {
             max_connections: r.get("server.max_connections")?,
             max_json_bytes: r.get("server.max_json_bytes")?,
             rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
+            cors_origins: CorsOrigins::read(r)?,
             trusted_proxies: r.words("server.trusted_proxies")?,
         })
     }

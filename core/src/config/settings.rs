@@ -52,6 +52,7 @@ pub const AREAS: &[Area] = &[
         setting("server.max_connections", "auto", "most connections of a listener at once; further ones get health checks answered, and 503 for everything else. `auto`: from the process's `LimitNOFILE`, less what the database, webhooks and AWS need, with a second descriptor for the file that a connection may carry; 0: no limit"),
         setting("server.max_json_bytes", "1048576", "size of the largest JSON body"),
         setting("server.rate_limit_per_minute", "0", "most requests of one account, or of one address without a token; 0: no limit"),
+        setting("server.cors_origins", "", "sites whose pages may call the API with a token in a browser: origins such as `https://app.example`, or `*` for all; without it browsers refuse them"),
         setting("server.trusted_proxies", "", "networks of load balancers, whose `X-Forwarded-For`, `X-Forwarded-Proto` and `x-amzn-oidc-data` are trusted"),
     ] },
     Area { name: "database", about: "Connections to PostgreSQL. [IAM in place of a password](../guides/database-iam.md) shows how tokens are set up.", settings: &[

@@ -299,6 +299,28 @@ fn the_public_url_is_the_front_page_of_a_host_and_mails_need_it() {
 }
 
 #[test]
+fn sites_that_may_call_are_exact_origins_or_all() {
+    let cors = |origins: &str| load(&[DATABASE, ("SALEBELL_SERVER__CORS_ORIGINS", origins)]);
+    assert!(load(&[DATABASE]).unwrap().server.cors_origins.is_off());
+    assert!(cors("").unwrap().server.cors_origins.is_off());
+    assert_eq!(cors("*").unwrap().server.cors_origins, CorsOrigins::Any);
+    let listed = ["https://app.example", "http://localhost:5173"];
+    let expected = CorsOrigins::Listed(listed.map(|origin| origin.parse().unwrap()).into());
+    assert_eq!(cors(&listed.join(", ")).unwrap().server.cors_origins, expected);
+    for (origins, problem) in [
+        ("https://app.example, https://app.example/", "[1] cannot be read: must be an origin as browsers"),
+        ("app.example", "[0] cannot be read: must be an origin as browsers send it"),
+        ("https://*.example", "[0] cannot be read: must be an origin as browsers send it"),
+        ("null", "[0] cannot be read: must be an origin as browsers send it"),
+        ("https://app.example, *", "must be * alone"),
+    ] {
+        let text = cors(origins).unwrap_err().to_string();
+        let expected = format!("server.cors_origins (SALEBELL_SERVER__CORS_ORIGINS) {problem}");
+        assert!(text.contains("1 problem(s)") && text.contains(&expected), "{origins}: {text}");
+    }
+}
+
+#[test]
 fn tls_and_the_load_balancer_are_checked() {
     let arn =
         "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188";

@@ -3,7 +3,8 @@
 //!
 //! The load balancer adds the user to everything that the browser sends, including requests that another site has
 //! triggered (cross-site request forgery). Such a request may therefore change something only if the browser states
-//! that our own pages sent it.
+//! that our own pages sent it. A read that the browser states to come from a page of another site is one without a user:
+//! CORS may let that page read the answer, for the token that it sends.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 pub use crate::auth::Caller;
+use crate::config::WebOrigin;
 use crate::error::{Error, Kind, Result};
 use crate::http::middleware::trusted_proxies::Client;
 use crate::http::request_state::{OIDC_DATA, RequestProgress};
@@ -55,9 +57,11 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
         && client.proxied
         && !parts.headers.contains_key(header::AUTHORIZATION)
         && parts.headers.contains_key(OIDC_DATA);
-    let caller = if of_browser {
+    let is_foreign = of_browser && !has_no_other_origin(app, parts, client.encrypted);
+    // A change from another site is refused as such: 403 tells a page that a token of its own would help.
+    let caller = if of_browser && !(is_foreign && parts.method.is_safe()) {
         let user = app.authenticator.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
-        check_origin(parts, client.encrypted)?;
+        check_origin(parts, is_foreign)?;
         user
     } else {
         app.authenticator.authenticate(bearer(&parts.headers)?).await?
@@ -92,19 +96,19 @@ fn refuse(detail: String) -> Error {
 }
 
 /// Refuses a change that does not come from our own pages. Current browsers state the source of every request (Fetch
-/// Metadata); older ones at least send the origin with requests that change something.
-fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
+/// Metadata); older ones at least send the origin with requests that change something. `is_foreign`: the origin that is
+/// sent is another.
+fn check_origin(parts: &Parts, is_foreign: bool) -> Result<()> {
     if parts.method.is_safe() {
         return Ok(());
     }
-    let text = |name: HeaderName| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let own = match (text(HeaderName::from_static("sec-fetch-site")), text(header::ORIGIN)) {
+    let site = parts.headers.get("sec-fetch-site").map(|value| value.to_str().unwrap_or_default());
+    let is_own = match site {
         // The request comes from one of our pages, or from the address bar.
-        (Some(site), _) => matches!(site, "same-origin" | "none"),
-        (None, Some(origin)) => is_our_origin(origin, parts, encrypted),
-        (None, None) => false,
+        Some(site) => matches!(site, "same-origin" | "none"),
+        None => parts.headers.contains_key(header::ORIGIN),
     };
-    if own {
+    if is_own && !is_foreign {
         return Ok(());
     }
     let detail =
@@ -112,7 +116,17 @@ fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
     Err(Error::new(Kind::Forbidden, detail))
 }
 
-fn is_our_origin(origin: &str, parts: &Parts, encrypted: bool) -> bool {
+/// Whether every `Origin` of a request, if there is one, is our own.
+fn has_no_other_origin(app: &App, parts: &Parts, encrypted: bool) -> bool {
+    let mut origins = parts.headers.get_all(header::ORIGIN).iter().map(|origin| origin.to_str().ok());
+    origins.all(|origin| origin.is_some_and(|origin| is_our_origin(app, origin, parts, encrypted)))
+}
+
+/// Whether an origin is that of `server.public_url`, or without the setting that of the host that the request names.
+fn is_our_origin(app: &App, origin: &str, parts: &Parts, encrypted: bool) -> bool {
+    if let Some(own) = &app.config.server.public_url {
+        return WebOrigin::of_url(origin).is_ok_and(|origin| origin == *own);
+    }
     let host = parts.uri.authority().map(|authority| authority.as_str());
     let host = host.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
     let scheme = if encrypted { "https" } else { "http" };

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod around;
+pub mod cors;
 pub mod handling;
 pub mod idempotency;
 pub mod rate_limit;

@@ -222,6 +222,8 @@ async fn another_site_cannot_make_a_browser_change_anything() {
         (&[("sec-fetch-site", "same-site")], 403),
         (&[("sec-fetch-site", "")], 403),
         (&[("sec-fetch-site", "cross-site"), ("origin", own)], 403),
+        (&[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")], 403),
+        (&[("origin", own), ("origin", "https://evil.example")], 403),
         (&[("origin", "https://evil.example")], 403),
         (&[("origin", "http://salebell.example")], 403),
         (&[("origin", "https://salebell.example:8443")], 403),
@@ -245,7 +247,7 @@ async fn another_site_cannot_make_a_browser_change_anything() {
         }
     }
     assert!(tried > 30, "{tried}");
-    // Reads need no proof of origin: other sites cannot see the answer anyway.
+    // A read needs no proof of origin: without an `Origin` no page sees the answer.
     assert_eq!(
         sent(app.get("/v1/keys").header(HEADER, &good).header("sec-fetch-site", "cross-site")).await.0,
         200
@@ -254,6 +256,52 @@ async fn another_site_cannot_make_a_browser_change_anything() {
     let ben = app.user("ben", &[]).await;
     let request = app.post("/v1/keys").bearer_auth(&ben.token).header("origin", "https://evil.example");
     assert_eq!(request.json(&json!({"name": "made"})).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_reads_nothing_as_the_browsers_user() {
+    let balancer = Balancer::start().await;
+    let cors = ("SALEBELL_SERVER__CORS_ORIGINS", "https://app.example");
+    let public = ("SALEBELL_SERVER__PUBLIC_URL", "https://bell.example");
+    for (settings, ours, theirs) in [
+        // Without a public URL, our own origin is that of the host.
+        (vec![TRUSTED, cors], "https://salebell.example", "https://bell.example"),
+        (vec![TRUSTED, cors, public], "https://bell.example", "https://salebell.example"),
+    ] {
+        let app = balancer.app_with(&settings).await;
+        let good = balancer.says(&app, json!({}), json!({}));
+        let read = async |path: &str, origins: &[&str]| {
+            let request = app.get(path).header(HEADER, &good).header("host", "salebell.example");
+            let request = request.header("x-forwarded-proto", "https");
+            let request = origins.iter().fold(request, |request, origin| request.header("origin", *origin));
+            sent(request).await
+        };
+        assert_eq!(read("/v1/me", &[]).await.0, 200);
+        assert_eq!(read("/v1/me", &[ours]).await.0, 200);
+        for origins in [
+            &[theirs][..],
+            &["https://app.example"],
+            &["https://evil.example"],
+            &["null"],
+            &[""],
+            &[ours, theirs],
+        ] {
+            let (status, body) = read("/v1/me", origins).await;
+            let missing = json!("The Authorization header is missing.");
+            assert_eq!((status, &body["detail"]), (401, &missing), "{origins:?}");
+            // The open part of the API answers as without a token.
+            assert_eq!(read("/v1/deals", origins).await.0, 200, "{origins:?}");
+        }
+        // A token counts from every site.
+        let ben = app.user("ben", &[]).await;
+        let request = app.get("/v1/me").header(HEADER, &good).bearer_auth(&ben.token);
+        let (status, body) = sent(request.header("origin", "https://app.example")).await;
+        assert_eq!((status, &body["id"]), (200, &json!(ben.account)));
+        // A change is refused as one of another site, also where that site may read.
+        let write = app.post("/v1/keys").header(HEADER, &good).json(&json!({"name": "made"}));
+        let write = write.header("x-forwarded-proto", "https").header("origin", "https://app.example");
+        assert_eq!(sent(write).await.0, 403);
+    }
 }
 
 #[tokio::test]

@@ -207,10 +207,16 @@ impl Answers {
 async fn look(State(answers): State<Answers>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = request.method().clone();
+    // The answer to a preflight is the browser's affair, and no operation.
+    let is_preflight =
+        method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let target = brief(request.uri().path_and_query().map_or("", |target| target.as_str()), 200);
     let answer = next.run(request).await;
     // The fallback answers at a path that is not in the table.
     let Some(path) = path else { return answer };
+    if is_preflight && answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+        return answer;
+    }
     let (answer, body) = with_json(&method, answer).await;
     let is_long = body.as_ref().is_some_and(|body| body.len() > LONG_BODY);
     let (known_method, known_path) = (method.clone(), path.clone());
