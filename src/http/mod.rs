@@ -55,6 +55,7 @@ use self::middleware::time_limits::{BodyWatch, RequestDeadline};
 use self::openapi::{Document, Version};
 use self::url_table::url_table;
 use crate::app::App;
+use crate::config::WebOrigin;
 use crate::error::{Error, Kind, Result};
 use crate::telemetry::gauges::Gauges;
 
@@ -133,6 +134,8 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
     let state: (App, MethodsOf) = (app.clone(), methods_of);
     let preflight =
         (!app.config.server.cors_origins.is_off()).then(|| from_fn_with_state(state, cors::preflight));
+    let is_https = app.config.server.public_url.as_ref().is_some_and(WebOrigin::is_https);
+    let hsts = is_https.then(|| default_header(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
     let layers = ServiceBuilder::new()
         // The request id, which the response repeats, and the trace context.
         .layer(around::<Identify>(&app))
@@ -143,6 +146,9 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ))
+        // Browsers use no other than https for a year where `server.public_url` is https. Other names below ours are not
+        // ours to decide on.
+        .option_layer(hsts)
         // The API is not a web page: nothing may run in its responses, and no page may frame them.
         .layer(default_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         // A share link is a secret: pages that a response links to must not learn its URL.

@@ -356,3 +356,18 @@ async fn a_forged_cursor_is_a_bad_request() {
     let path = format!("/v1/stores?cursor={}", URL_SAFE_NO_PAD.encode(forged));
     assert_eq!(app.get(&path).send().await.unwrap().status(), 400);
 }
+
+#[tokio::test]
+async fn browsers_are_told_to_stay_with_https_where_the_public_url_is_https() {
+    for (public_url, expected) in
+        [("https://salebell.test", Some("max-age=31536000")), ("http://salebell.test", None), ("", None)]
+    {
+        let app = TestApp::builder().settings(&[("SALEBELL_SERVER__PUBLIC_URL", public_url)]).spawn().await;
+        let long = format!("/{}", "a".repeat(17_000));
+        for path in ["/", "/healthz", "/v1/me", "/v1/nothing", &long] {
+            let answer = app.get(path).send().await.unwrap();
+            let told = answer.headers().get("strict-transport-security").map(|value| value.to_str().unwrap());
+            assert_eq!(told, expected, "{public_url} {}", answer.status());
+        }
+    }
+}
