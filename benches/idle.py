@@ -21,6 +21,7 @@ def start():
         "SALEBELL_SERVER__GRPC_LISTEN": "127.0.0.1:0",
         "SALEBELL_SERVER__METRICS_LISTEN": "127.0.0.1:0",
         "SALEBELL_SERVER__LINGER_S": "0",
+        "SALEBELL_SERVER__RATE_LIMITS__READ": "0",
         "SALEBELL_LOG__TO": "stderr",
         "PATH": os.environ["PATH"],
     }

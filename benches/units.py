@@ -158,7 +158,7 @@ settings = {
     "server/linger_s": "1",
     # And as many more as an environment has, at their defaults or near them.
     "server/idle_timeout_s": "75", "server/header_timeout_s": "10", "server/body_idle_timeout_s": "30",
-    "server/request_timeout_s": "30", "server/max_json_bytes": "1048576", "server/rate_limit_per_minute": "6000",
+    "server/request_timeout_s": "30", "server/max_json_bytes": "1048576", "server/rate_limits/read": "6000",
     "server/trusted_proxies": "10.0.0.0/8", "database/max_connections": "20", "database/acquire_timeout_ms": "3000",
     "database/statement_timeout_ms": "10000", "worker/record_concurrency": "2", "worker/deliver_concurrency": "64",
     "worker/poll_ms": "1000", "worker/lease_s": "60", "worker/fanout_slice": "5000", "worker/daily_hour": "9",

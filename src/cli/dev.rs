@@ -242,6 +242,9 @@ fn load_config(
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
         ("SALEBELL_SERVER__PUBLIC_URL", format!("http://{}", reachable(listen))),
+        ("SALEBELL_SERVER__RATE_LIMITS__READ", "0".to_owned()),
+        ("SALEBELL_SERVER__RATE_LIMITS__WRITE", "0".to_owned()),
+        ("SALEBELL_SERVER__RATE_LIMITS__HEAVY", "0".to_owned()),
         // A person who tries out the statistics should not wait an hour.
         ("SALEBELL_STATS__COMPUTE_EVERY_S", "15".to_owned()),
     ];

@@ -251,7 +251,10 @@ fn when(kind: Kind) -> &'static str {
         Kind::ChecksumMismatch => "the bytes do not match the `Upload-Checksum` of tus",
         Kind::DigestMismatch => "the body does not match its `Content-Digest` or `Repr-Digest`",
         Kind::Invalid => "invalid fields, which `errors` names; an `Idempotency-Key` with another body",
-        Kind::TooManyRequests => "see `Retry-After`; the account's room for idempotency keys is used up",
+        Kind::TooManyRequests => {
+            "a limit of requests a minute, of open imports, exports or streams; the account's room for idempotency keys \
+             is used up; see `Retry-After`"
+        }
         Kind::Internal => "our fault; the request id leads to the reason in our log",
         Kind::Unavailable => "the database or another service that we need is unavailable; see `Retry-After`",
         Kind::InsufficientStorage => "the disk is full",

@@ -12,6 +12,8 @@ use crate::error::{Error, Kind, Result};
 const OF_PROCESS: usize = 500;
 /// Maximum number of event streams of an account.
 const OF_ACCOUNT: usize = 10;
+/// Time in seconds after which a refused stream may be asked for again: others end with their import.
+const RETRY_AFTER_S: u64 = 10;
 
 /// Number of open event streams, by account.
 #[derive(Clone, Default)]
@@ -36,7 +38,9 @@ impl EventStreamLimits {
         let of_account = counts.entry(account).or_default();
         if *of_account >= OF_ACCOUNT {
             let detail = format!("An account can have at most {OF_ACCOUNT} event streams open.");
-            return Err(Error::new(Kind::TooManyRequests, detail));
+            let mut refusal = Error::new(Kind::TooManyRequests, detail);
+            refusal.retry_after_s = Some(RETRY_AFTER_S);
+            return Err(refusal);
         }
         *of_account += 1;
         Ok(OpenEventStream { limits: self.clone(), account })

@@ -129,8 +129,7 @@ pub fn document(version: Version) -> Result<Value> {
 
 /// Wraps routes in the layers, which are listed from the outermost to the innermost.
 pub fn layered(routes: Router<App>, app: App) -> Router {
-    let limit = app.config.server.rate_limit_per_minute;
-    let limiter = (limit > 0).then(|| RateLimiter::new(app.clone(), limit));
+    let limiter = RateLimiter::new(app.clone());
     let state: (App, MethodsOf) = (app.clone(), methods_of);
     let preflight =
         (!app.config.server.cors_origins.is_off()).then(|| from_fn_with_state(state, cors::preflight));
@@ -172,7 +171,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .layer(around::<CatchPanic>(&app))
         // No account holds the processor for long while another waits.
         .layer(around::<ShareCpu>(&app))
-        // The limit `server.rate_limit_per_minute`, if it is set: 429.
+        // The limits `server.rate_limits`: 429.
         .option_layer(limiter.map(|limiter| from_fn_with_state(limiter, rate_limit::middleware)))
         // One execution and one response for each POST with an Idempotency-Key.
         .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))

@@ -161,6 +161,10 @@ impl Surroundings {
             ("webhook/allow_http", "true"),
             ("webhook/allow_networks", "10.77.0.0/24"),
             ("server/trusted_proxies", "10.77.0.1/32"),
+            // As many requests as the load has.
+            ("server/rate_limits/read", "0"),
+            ("server/rate_limits/write", "0"),
+            ("server/rate_limits/heavy", "0"),
             // In proportion to the health checks: one a second instead of one in ten seconds.
             ("server/linger_s", "6"),
             ("instance/dead_man_s", "20"),

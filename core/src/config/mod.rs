@@ -41,7 +41,7 @@ pub use self::load_balancer::LoadBalancerConfig;
 pub use self::origin::WebOrigin;
 pub use self::reader::Problems;
 use self::reader::Reader;
-pub use self::server::{ConnectionLimit, CorsOrigins, ServerConfig};
+pub use self::server::{ConnectionLimit, CorsOrigins, RateLimits, ServerConfig};
 pub use self::telemetry::{EmfTarget, TelemetryConfig};
 pub use self::tls::TlsConfig;
 use crate::domain::price::{GlitchRules, Rules};

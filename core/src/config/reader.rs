@@ -99,6 +99,15 @@ impl Reader {
         settings::find(key).and_then(|Setting { default, .. }| default.parse().ok())
     }
 
+    /// The value; if it is not set, `instead`, and without that the default of the table.
+    pub(super) fn get_or<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        key: &str,
+        instead: Option<T>,
+    ) -> Option<T> {
+        if self.values.contains_key(key) { self.get(key) } else { instead.or_else(|| self.get(key)) }
+    }
+
     pub(super) fn seconds(&mut self, key: &str) -> Option<Duration> {
         self.get(key).map(|seconds: u32| Duration::from_secs(seconds.into()))
     }

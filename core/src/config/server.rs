@@ -44,8 +44,8 @@ pub struct ServerConfig {
     pub max_connections: ConnectionLimit,
     /// `server.max_json_bytes`: size of the largest JSON body.
     pub max_json_bytes: usize,
-    /// `server.rate_limit_per_minute`: most requests of one account, or of one address without a token. 0: no limit.
-    pub rate_limit_per_minute: u64,
+    /// `server.rate_limits`: most requests a minute of one account, or of one address without a token.
+    pub rate_limits: RateLimits,
     /// `server.cors_origins`: sites whose pages may read the answers of the API in a browser.
     pub cors_origins: CorsOrigins,
     /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` headers are trusted.
@@ -74,6 +74,29 @@ impl FromStr for ConnectionLimit {
                 Err(_) => Err("must be auto or a number"),
             },
         }
+    }
+}
+
+/// `[server.rate_limits]`: most requests a minute, by class. 0: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// `server.rate_limits.read`: requests that change nothing.
+    pub read: u64,
+    /// `server.rate_limits.write`: requests that change something.
+    pub write: u64,
+    /// `server.rate_limits.heavy`: requests of either kind that cost much.
+    pub heavy: u64,
+}
+
+impl RateLimits {
+    fn read(r: &mut Reader) -> Option<RateLimits> {
+        // The one limit of earlier versions, whose instances run beside ours while a version is rolled out.
+        let all: Option<u64> = r.get("server.rate_limit_per_minute");
+        Some(RateLimits {
+            read: r.get_or("server.rate_limits.read", all)?,
+            write: r.get_or("server.rate_limits.write", all)?,
+            heavy: r.get_or("server.rate_limits.heavy", all)?,
+        })
     }
 }
 
@@ -154,7 +177,7 @@ impl ServerConfig {
             drain: r.seconds("server.drain_s")?,
             max_connections: r.get("server.max_connections")?,
             max_json_bytes: r.get("server.max_json_bytes")?,
-            rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
+            rate_limits: RateLimits::read(r)?,
             cors_origins: CorsOrigins::read(r)?,
             trusted_proxies: r.words("server.trusted_proxies")?,
         })

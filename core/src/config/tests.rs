@@ -321,6 +321,21 @@ fn sites_that_may_call_are_exact_origins_or_all() {
 }
 
 #[test]
+fn the_one_limit_of_requests_stands_for_classes_that_have_none_of_their_own() {
+    let all = ("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "7");
+    let write = ("SALEBELL_SERVER__RATE_LIMITS__WRITE", "0");
+    for (settings, expected) in
+        [(&[][..], [600, 240, 60]), (&[write], [600, 0, 60]), (&[all], [7, 7, 7]), (&[all, write], [7, 0, 7])]
+    {
+        let limits = load(&[&[DATABASE][..], settings].concat()).unwrap().server.rate_limits;
+        assert_eq!([limits.read, limits.write, limits.heavy], expected, "{settings:?}");
+    }
+    let text = load(&[DATABASE, ("SALEBELL_SERVER__RATE_LIMITS__HEAVY", "many")]).unwrap_err().to_string();
+    let expected = "server.rate_limits.heavy (SALEBELL_SERVER__RATE_LIMITS__HEAVY) cannot be read";
+    assert!(text.contains(expected) && text.contains("1 problem(s)"), "{text}");
+}
+
+#[test]
 fn tls_and_the_load_balancer_are_checked() {
     let arn =
         "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188";

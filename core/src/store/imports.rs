@@ -16,6 +16,8 @@ use crate::store::lease::Lease;
 
 /// Maximum number of imports of an account that are waiting or being read.
 const MAX_OPEN: i64 = 100;
+/// Time in seconds after which a refused request may be repeated: one of the imports may have ended.
+const RETRY_AFTER_S: u64 = 10;
 
 text_enum! {
     pub enum ImportState {
@@ -84,7 +86,9 @@ pub async fn create_import(
     .await?;
     if open >= MAX_OPEN {
         let detail = format!("An account can have at most {MAX_OPEN} imports waiting.");
-        return Err(Error::new(Kind::TooManyRequests, detail));
+        let mut refusal = Error::new(Kind::TooManyRequests, detail);
+        refusal.retry_after_s = Some(RETRY_AFTER_S);
+        return Err(refusal);
     }
     batches::create_batch(&mut *transaction, account, new.id.batch(), now).await?;
     let mut query = QueryBuilder::new(

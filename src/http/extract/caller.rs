@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::app::App;
 pub use crate::auth::Caller;
 use crate::config::WebOrigin;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, chain};
 use crate::http::middleware::trusted_proxies::Client;
 use crate::http::request_state::{OIDC_DATA, RequestProgress};
 
@@ -42,8 +42,24 @@ impl FromRequestParts<App> for KnownCaller {
     }
 }
 
-/// Returns the caller of a request, and caches it in `parts.extensions` for inner layers. If there is an
-/// `Authorization` header, only that counts, even if it is invalid, because it was sent on purpose.
+/// Why a request has no caller, for the inner layers: the database is not asked twice.
+#[derive(Clone)]
+struct NoCaller(Arc<Error>);
+
+impl NoCaller {
+    /// The same refusal once more.
+    fn again(&self) -> Error {
+        let NoCaller(first) = self;
+        match first.kind {
+            Kind::Unavailable => Error::unavailable(chain(first.as_ref())),
+            Kind::Internal => Error::internal(chain(first.as_ref())),
+            kind => Error::new(kind, first.detail.clone()),
+        }
+    }
+}
+
+/// Returns the caller of a request, and caches it in `parts.extensions` for inner layers, as it does a refusal. If there
+/// is an `Authorization` header, only that counts, even if it is invalid, because it was sent on purpose.
 ///
 /// # Errors
 /// `Unauthenticated` without a valid token; `Forbidden` if another site may have made a browser send the request;
@@ -52,6 +68,27 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
     if let Some(caller) = parts.extensions.get::<Caller>() {
         return Ok(caller.clone());
     }
+    if let Some(refusal) = parts.extensions.get::<NoCaller>() {
+        return Err(refusal.again());
+    }
+    match find_caller(app, parts).await {
+        Ok(caller) => {
+            if let Some(progress) = parts.extensions.get::<Arc<RequestProgress>>() {
+                progress.set_account(caller.account);
+            }
+            parts.extensions.insert(caller.clone());
+            Ok(caller)
+        }
+        Err(refusal) => {
+            let refusal = NoCaller(Arc::new(refusal));
+            let first = refusal.again();
+            parts.extensions.insert(refusal);
+            Err(first)
+        }
+    }
+}
+
+async fn find_caller(app: &App, parts: &Parts) -> Result<Caller> {
     let client = Client::of(&parts.headers, &parts.extensions, &app.config.server.trusted_proxies);
     let of_browser = app.config.auth.alb.is_some()
         && client.proxied
@@ -59,18 +96,13 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
         && parts.headers.contains_key(OIDC_DATA);
     let is_foreign = of_browser && !has_no_other_origin(app, parts, client.encrypted);
     // A change from another site is refused as such: 403 tells a page that a token of its own would help.
-    let caller = if of_browser && !(is_foreign && parts.method.is_safe()) {
+    if of_browser && !(is_foreign && parts.method.is_safe()) {
         let user = app.authenticator.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
         check_origin(parts, is_foreign)?;
-        user
+        Ok(user)
     } else {
-        app.authenticator.authenticate(bearer(&parts.headers)?).await?
-    };
-    if let Some(progress) = parts.extensions.get::<Arc<RequestProgress>>() {
-        progress.set_account(caller.account);
+        app.authenticator.authenticate(bearer(&parts.headers)?).await
     }
-    parts.extensions.insert(caller.clone());
-    Ok(caller)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str> {

@@ -22,6 +22,7 @@ use self::outline::Outline;
 use super::extract::body::Params;
 use super::extract::conditional::{IfNoneMatch, Representation};
 use super::json::{JSON, to_json};
+use super::middleware::rate_limit::Class;
 use crate::error::{Error, Result};
 
 /// Media types whose bodies are streams of items.
@@ -113,6 +114,9 @@ pub fn document(operations: Operations, version: Version) -> Result<Value> {
     for (method, path, mut outline) in outlines {
         if method == Method::POST {
             outline.allow_repetition();
+        }
+        if Class::of(&method, path, None).is_none() {
+            outline.exempt_from_limits();
         }
         let Some(name) = http_method(&method) else { continue };
         shared::add_schemas(&mut components, outline.schemas.drain(..));

@@ -69,6 +69,7 @@ pub struct Outline {
     /// Headers that any answer may have.
     headers: Vec<&'static str>,
     with_token: bool,
+    is_limited: bool,
     pub schemas: Vec<(String, RefOr<Schema>)>,
 }
 
@@ -78,8 +79,9 @@ impl Default for Outline {
             parameters: Vec::new(),
             body: None,
             answers: BTreeMap::new(),
-            headers: shared::EVERYWHERE.into(),
+            headers: shared::EVERYWHERE.into_iter().chain(shared::OF_LIMITED).collect(),
             with_token: false,
+            is_limited: true,
             schemas: Vec::new(),
         };
         outline.refuse(&LAYERS);
@@ -167,11 +169,33 @@ impl Outline {
         Ref::from_schema_name(T::name()).into()
     }
 
+    /// Notes that requests count for no limit (`server.rate_limits`).
+    pub fn exempt_from_limits(&mut self) {
+        self.is_limited = false;
+    }
+
+    /// Removes what only requests that count for a limit get. An upload is still refused with 429 beside too many others.
+    fn remove_limits(&mut self, method: &Method) {
+        self.headers.retain(|name| !shared::OF_LIMITED.contains(name));
+        if method.is_safe() {
+            self.answers.remove(StatusCode::TOO_MANY_REQUESTS.as_str());
+        }
+        // The shared problem documents have the headers of a limit.
+        for (status, answer) in &mut self.answers {
+            if let (RefOr::Ref(_), Ok(status)) = (&*answer, status.parse()) {
+                *answer = shared::problem(status, &[]).into();
+            }
+        }
+    }
+
     /// The whole operation: `stated` is what the handler's attribute says, which wins over its types.
     pub fn complete(mut self, method: &Method, mut stated: Operation) -> Operation {
         // A token without the scope; or a browser that another site has made send a change.
         if self.with_token && (stated.security.is_some() || !method.is_safe()) {
             self.refuse(&[StatusCode::FORBIDDEN]);
+        }
+        if !self.is_limited {
+            self.remove_limits(method);
         }
         let mut parameters: Vec<RefOr<Parameter>> = self.parameters.into_iter().map(RefOr::T).collect();
         parameters.extend(stated.parameters.take().into_iter().flatten());

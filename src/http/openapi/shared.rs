@@ -16,8 +16,11 @@ use crate::error::{Kind, Problem};
 /// Name of the security scheme of all operations that need a token.
 pub const TOKEN: &str = "token";
 
-/// Headers that any answer may have.
-pub const EVERYWHERE: [&str; 3] = ["RateLimit", "RateLimit-Policy", "X-Request-Id"];
+/// Headers of every answer.
+pub const EVERYWHERE: [&str; 1] = ["X-Request-Id"];
+
+/// Headers of answers to requests that count for a limit.
+pub const OF_LIMITED: [&str; 2] = ["RateLimit", "RateLimit-Policy"];
 
 /// Headers of answers by name, with a description and an example.
 const HEADERS: &[(&str, &str, &str)] = &[
@@ -31,10 +34,10 @@ const HEADERS: &[(&str, &str, &str)] = &[
     ("Location", "URL of the resource that was created.", "/v1/watches/01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b"),
     (
         "RateLimit",
-        "What is left of the limit (draft-ietf-httpapi-ratelimit-headers).",
-        "\"default\";r=599;t=60",
+        "What is left of the limit of the class (draft-ietf-httpapi-ratelimit-headers).",
+        "\"read\";r=599;t=60",
     ),
-    ("RateLimit-Policy", "The limits.", "\"default\";q=600;w=60"),
+    ("RateLimit-Policy", "The limit of the class: `read`, `write` or `heavy`.", "\"read\";q=600;w=60"),
     ("Retry-After", "Seconds after which a retry may succeed.", "1"),
     ("WWW-Authenticate", "The scheme of the token.", "Bearer realm=\"salebell\""),
     ("X-Request-Id", "Id of the request, also in the server's log.", "01a0b6f2-0f5c-7d3e-8a4b-1c2d3e4f5a6b"),
@@ -109,15 +112,15 @@ pub fn add_to(components: &mut Components) {
         components.headers.insert((*name).to_owned(), header.build().into());
     }
     for kind in Kind::ALL {
-        components.responses.insert(problem_name(kind.status()), problem(kind.status()).into());
+        components.responses.insert(problem_name(kind.status()), problem(kind.status(), &OF_LIMITED).into());
     }
     let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
     Problem::schemas(&mut schemas);
     add_schemas(components, schemas);
 }
 
-/// The answer with a problem document of a status, which several kinds may share.
-fn problem(status: StatusCode) -> Response {
+/// The answer with a problem document of a status, which several kinds may share; `headers` besides those of every answer.
+pub fn problem(status: StatusCode, headers: &[&str]) -> Response {
     let kinds: Vec<String> = Kind::ALL
         .iter()
         .filter(|kind| kind.status() == status)
@@ -127,8 +130,8 @@ fn problem(status: StatusCode) -> Response {
     let mut answer = ResponseBuilder::new()
         .description(format!("{}.", kinds.join(", or ")))
         .content("application/problem+json", content);
-    for name in EVERYWHERE {
-        answer = answer.header_ref(name, header(name));
+    for name in EVERYWHERE.iter().chain(headers) {
+        answer = answer.header_ref(*name, header(name));
     }
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         answer = answer.header_ref("Retry-After", header("Retry-After"));

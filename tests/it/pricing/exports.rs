@@ -254,7 +254,10 @@ async fn at_most_twenty_exports_of_an_account_wait() {
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let create = async |user: &User| {
         let wanted = app.post("/v1/exports").bearer_auth(&user.token).json(&json!({"kind": "watches"}));
-        wanted.send().await.unwrap().status().as_u16()
+        let answer = wanted.send().await.unwrap();
+        let wait = answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap());
+        assert_eq!(wait, (answer.status() == 429).then_some("10"));
+        answer.status().as_u16()
     };
     // All at once: no request sees an export that another is just creating.
     let mut answers = futures_util::future::join_all((0..40).map(|_| create(&anna))).await;

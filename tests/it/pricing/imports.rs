@@ -319,7 +319,8 @@ async fn an_account_follows_a_limited_number_of_imports() {
         open.push(follow(&anna).await);
     }
     assert!(open.iter().all(|events| events.status() == 200));
-    assert_eq!(follow(&anna).await.status(), 429);
+    let refused = follow(&anna).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"10".parse().unwrap()));
     assert_eq!(follow(&ben).await.status(), 200);
     // A client that disconnects frees its place.
     open.pop();

@@ -179,6 +179,10 @@ impl Surroundings {
                 "webhook/encryption_keys",
                 secrecy::ExposeSecret::expose_secret(&salebell::secrets::generate_key().unwrap()).to_owned(),
             ),
+            // As many requests as the test has.
+            ("server/rate_limits/read", "0".to_owned()),
+            ("server/rate_limits/write", "0".to_owned()),
+            ("server/rate_limits/heavy", "0".to_owned()),
             // No load balancer has to notice that the instance leaves.
             ("server/linger_s", "1".to_owned()),
         ] {

@@ -16,6 +16,13 @@ use super::database::TestDatabase;
 /// Path of the built program.
 pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 
+/// Settings without limits of requests, which no test but their own expects.
+pub const UNLIMITED: [(&str, &str); 3] = [
+    ("SALEBELL_SERVER__RATE_LIMITS__READ", "0"),
+    ("SALEBELL_SERVER__RATE_LIMITS__WRITE", "0"),
+    ("SALEBELL_SERVER__RATE_LIMITS__HEAVY", "0"),
+];
+
 /// A running `salebell`, killed when it is dropped.
 pub struct Binary {
     child: Child,
@@ -150,7 +157,7 @@ pub fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
 }
 
 fn in_a_folder_of_its_own(mut command: Command, settings: &[(&str, &str)]) -> Command {
-    command.envs(settings.iter().copied());
+    command.envs(UNLIMITED).envs(settings.iter().copied());
     command.current_dir(Path::new(env!("CARGO_TARGET_TMPDIR"))).kill_on_drop(true).stdin(Stdio::null());
     command
 }

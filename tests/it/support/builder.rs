@@ -11,6 +11,7 @@ use salebell::server::Server;
 use salebell::{http, secrets};
 use secrecy::ExposeSecret;
 
+use super::binary::UNLIMITED;
 use super::bus::{Carrier, Queues};
 use super::database::TestDatabase;
 use super::openapi::Answers;
@@ -142,7 +143,8 @@ impl TestAppBuilder {
 /// The settings of all tests.
 fn defaults(database: &TestDatabase, files: &Scratch) -> Vec<(String, String)> {
     let key = secrets::generate_key().unwrap();
-    owned(&[
+    let mut settings = owned(&UNLIMITED);
+    settings.extend(owned(&[
         ("SALEBELL_DATABASE__URL", database.url.as_str()),
         ("SALEBELL_DATABASE__MAX_CONNECTIONS", "10"),
         ("SALEBELL_FILES__DIRECTORY", files.path().to_str().unwrap()),
@@ -155,7 +157,8 @@ fn defaults(database: &TestDatabase, files: &Scratch) -> Vec<(String, String)> {
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret()),
-    ])
+    ]));
+    settings
 }
 
 fn owned(settings: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -21,6 +21,7 @@ use jsonschema::{ValidationError, Validator};
 use parking_lot::Mutex;
 use salebell::error::brief;
 use salebell::http::document;
+use salebell::http::middleware::rate_limit::Class;
 use salebell::http::openapi::Version;
 use serde_json::{Map, Value, json};
 
@@ -310,7 +311,10 @@ fn content_of<'c>(contents: &'c Map<String, Value>, media: &str) -> Option<(&'c 
 fn name_of(operation: Operation, status: &str) -> String {
     static OF_ALL: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
         let statuses = |one: Operation| one.answers().map(|(status, _)| status).collect::<BTreeSet<_>>();
-        operations().map(statuses).reduce(|all, one| &all & &one).unwrap_or_default()
+        // Some requests count for no limit, and are refused for none.
+        let limited =
+            operations().filter(|one| Class::of(&one.method.parse().unwrap(), one.path, None).is_some());
+        limited.map(statuses).reduce(|all, one| &all & &one).unwrap_or_default()
     });
     let who = if OF_ALL.contains(status) { "every" } else { operation.id() };
     format!("{who} {status}")

@@ -16,6 +16,8 @@ use crate::store::lease::Lease;
 
 /// Maximum number of exports of an account that are waiting or being written.
 const MAX_OPEN: i64 = 20;
+/// Time in seconds after which a refused request may be repeated: one of the exports may have ended.
+const RETRY_AFTER_S: u64 = 10;
 
 text_enum! {
     pub enum ExportState {
@@ -69,7 +71,9 @@ pub async fn create_export(
     .await?;
     if open >= MAX_OPEN {
         let detail = format!("An account can have at most {MAX_OPEN} exports waiting.");
-        return Err(Error::new(Kind::TooManyRequests, detail));
+        let mut refusal = Error::new(Kind::TooManyRequests, detail);
+        refusal.retry_after_s = Some(RETRY_AFTER_S);
+        return Err(refusal);
     }
     let mut query =
         QueryBuilder::new("insert into exports (id, account_id, options, keep_until, created_at) values (");
