@@ -233,6 +233,9 @@ fn when(kind: Kind) -> &'static str {
         Kind::Unauthenticated => "no valid token",
         Kind::Forbidden => "the token lacks a scope; a browser's change from another site",
         Kind::NotFound => "it does not exist, or belongs to another account",
+        Kind::Gone => {
+            "the route was deprecated, and its `Sunset` has passed; `detail` names what to use in its place"
+        }
         Kind::MethodNotAllowed => "see `Allow`; `CONNECT` and `TRACE` everywhere",
         Kind::Timeout => "the body paused for too long, or trickled",
         Kind::Conflict => {

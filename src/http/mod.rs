@@ -6,6 +6,7 @@ pub mod batches;
 pub mod channels;
 pub mod deals;
 pub mod deliveries;
+pub mod deprecation;
 pub mod event_streams;
 pub mod exports;
 pub mod extract;
@@ -40,6 +41,7 @@ use serde_json::Value;
 use tower::ServiceBuilder;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use self::deprecation::{DEPRECATED, Deprecated};
 use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
 use self::middleware::access_log::AccessLog;
@@ -124,12 +126,22 @@ url_table! {
 /// # Errors
 /// Those of [`openapi::document`].
 pub fn document(version: Version) -> Result<Value> {
-    openapi::document(operations(), version)
+    document_with(version, DEPRECATED)
+}
+
+/// The OpenAPI document where other routes are deprecated.
+///
+/// # Errors
+/// Those of [`openapi::document`].
+pub fn document_with(version: Version, deprecated: &[Deprecated]) -> Result<Value> {
+    openapi::document(operations(), deprecated, version)
 }
 
 /// Wraps routes in the layers, which are listed from the outermost to the innermost.
 pub fn layered(routes: Router<App>, app: App) -> Router {
     let limiter = RateLimiter::new(app.clone());
+    let table = Some(DEPRECATED).filter(|table| !table.is_empty());
+    let deprecated = table.map(|table| from_fn_with_state((app.clone(), table), deprecation::middleware));
     let state: (App, MethodsOf) = (app.clone(), methods_of);
     let preflight =
         (!app.config.server.cors_origins.is_off()).then(|| from_fn_with_state(state, cors::preflight));
@@ -173,6 +185,8 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .layer(around::<ShareCpu>(&app))
         // The limits `server.rate_limits`: 429.
         .option_layer(limiter.map(|limiter| from_fn_with_state(limiter, rate_limit::middleware)))
+        // The announced end of deprecated routes, and 410 after it.
+        .option_layer(deprecated)
         // One execution and one response for each POST with an Idempotency-Key.
         .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))
         // Limit of the event streams that an account may hold open; their handlers enforce it.

@@ -13,7 +13,7 @@ impl Kind {
             Kind::Unauthenticated => Code::Unauthenticated,
             Kind::Forbidden => Code::PermissionDenied,
             Kind::NotFound => Code::NotFound,
-            Kind::MethodNotAllowed => Code::Unimplemented,
+            Kind::MethodNotAllowed | Kind::Gone => Code::Unimplemented,
             Kind::Timeout => Code::DeadlineExceeded,
             // `Aborted` asks the client to read the current state and retry with it.
             Kind::Conflict | Kind::Locked | Kind::PreconditionFailed => Code::Aborted,

@@ -27,6 +27,8 @@ pub enum Kind {
     Forbidden,
     /// The resource does not exist, or belongs to another account.
     NotFound,
+    /// The route was deprecated, and has been ended.
+    Gone,
     /// The path does not support the method.
     MethodNotAllowed,
     /// The request did not arrive in time.
@@ -67,7 +69,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, ordered by HTTP status.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Malformed,
         Kind::DigestMismatch,
         Kind::Unauthenticated,
@@ -76,6 +78,7 @@ impl Kind {
         Kind::MethodNotAllowed,
         Kind::Timeout,
         Kind::Conflict,
+        Kind::Gone,
         Kind::PreconditionFailed,
         Kind::TooLarge,
         Kind::QuotaExceeded,
@@ -108,6 +111,7 @@ impl Kind {
             Kind::Unauthenticated => ("unauthenticated", "Valid token required"),
             Kind::Forbidden => ("forbidden", "Insufficient permissions"),
             Kind::NotFound => ("not-found", "Resource not found"),
+            Kind::Gone => ("gone", "Route no longer available"),
             Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed"),
             Kind::Timeout => ("timeout", "Request timed out"),
             Kind::Conflict => ("conflict", "Conflicts with the current state"),

@@ -19,6 +19,7 @@ use utoipa::openapi::{OpenApi, OpenApiBuilder, OpenApiVersion, Paths};
 use utoipa::{IntoParams, ToSchema};
 
 use self::outline::Outline;
+use super::deprecation::{self, DEPRECATED, Deprecated};
 use super::extract::body::Params;
 use super::extract::conditional::{IfNoneMatch, Representation};
 use super::json::{JSON, to_json};
@@ -58,7 +59,7 @@ impl Document {
         if let Some(built) = built.get() {
             return Ok(built);
         }
-        let document = document((source.operations)(), version)?;
+        let document = document((source.operations)(), DEPRECATED, version)?;
         let representation = Representation::new(JSON, to_json(&document)?)?;
         Ok(built.get_or_init(|| representation))
     }
@@ -103,11 +104,11 @@ pub async fn get(
     Ok(if_none_match.select(document.get(params.version)?))
 }
 
-/// The document of the operations, in a version of the specification.
+/// The document of the operations, in a version of the specification; `deprecated` are those that should no longer be used.
 ///
 /// # Errors
 /// `Internal` if a part of it cannot be written as JSON, which does not occur.
-pub fn document(operations: Operations, version: Version) -> Result<Value> {
+pub fn document(operations: Operations, deprecated: &[Deprecated], version: Version) -> Result<Value> {
     let Operations { outlines, stated } = operations;
     let mut components = stated.components.unwrap_or_default();
     let mut paths = Paths::new();
@@ -144,6 +145,7 @@ pub fn document(operations: Operations, version: Version) -> Result<Value> {
         .build();
     let mut document = serde_json::to_value(document).map_err(Error::internal)?;
     describe_streams(&mut document, version);
+    deprecation::mark(&mut document, deprecated);
     Ok(document)
 }
 

@@ -4,6 +4,7 @@ pub mod auth_coverage;
 mod bad_bytes;
 mod bad_values;
 mod cors;
+mod deprecation;
 mod empty_patches;
 mod every_operation;
 mod idempotency;

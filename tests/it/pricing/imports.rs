@@ -390,3 +390,18 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
         sqlx::query_scalar("select count(*) from offers").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(counted, offers as i64);
 }
+
+#[tokio::test]
+async fn an_account_has_a_limited_number_of_imports_that_wait() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &SCOPES).await;
+    let options = json!({"file_id": upload(&app, &anna, "a.csv", "store,sku,price,currency\n").await});
+    let create = || app.post("/v1/imports").bearer_auth(&anna.token).json(&options).send();
+    let answers = futures_util::future::try_join_all((0..101).map(|_| create())).await.unwrap();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status() != 201).collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (refused[0].status().as_u16(), &refused[0].headers()["retry-after"]),
+        (429, &"10".parse().unwrap())
+    );
+}
