@@ -23,6 +23,7 @@ pub mod middleware;
 pub mod notices;
 pub mod offers;
 pub mod openapi;
+pub mod pages;
 pub mod prices;
 pub mod quarantine;
 pub mod request_state;
@@ -69,6 +70,7 @@ pub fn router(app: App) -> Router {
 // Every route: a path, the handler of each method, and how a route whose body is streamed treats `Idempotency-Key`.
 url_table! {
     "/" => get(front::show);
+    "/style.css" => get(pages::style);
     "/openapi.json" => get(openapi::get);
     "/healthz" => get(health::healthz);
     "/readyz" => get(health::readyz);
