@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use crate::config::settings::AREAS;
 use crate::error::{Error, Kind};
 use crate::http::ROUTES;
+use crate::http::problems::explanations::{Explanation, explain};
 use crate::telemetry::log_table::{FIELDS, MESSAGES, PARTS};
 use crate::telemetry::table::{CloudWatch, METRICS, Service, VALUES};
 
@@ -117,7 +118,8 @@ const ROUTES_INTRODUCTION: &str = "\
 
 const PROBLEMS: &str = "\
 Every refusal is a problem document (RFC 9457, `application/problem+json`); [the API](api.md#what-every-route-has-in-common)
-shows one. gRPC answers the code beside it.";
+shows one. `type` is a path of the host that sent it, where `GET /problems/…` explains that kind with an example; `GET /problems`
+lists them. gRPC answers the code beside it.";
 
 const COMMANDS: &str = "\
 `salebell <command> --help` prints the same, with `--config` and `--help`, which every command takes. A command ends with 0 when it is
@@ -213,55 +215,16 @@ fn routes() -> String {
 }
 
 fn problems() -> String {
-    let mut page = String::from("| status | type | title | gRPC | when |\n|---|---|---|---|---|\n");
+    let mut page =
+        String::from("| status | type | title | gRPC | meaning | what to do |\n|---|---|---|---|---|---|\n");
     for kind in Kind::ALL {
         let problem = Error::new(kind, "").problem();
+        let Explanation { meaning, remedy, .. } = explain(kind);
         // `Code` prints its own name: InvalidArgument.
-        let (r#type, title, code) = (problem.r#type, problem.title, kind.code());
-        let _ =
-            writeln!(page, "| {} | `{}` | {title} | `{code:?}` | {} |", problem.status, r#type, when(kind));
+        let (status, r#type, title, code) = (problem.status, problem.r#type, problem.title, kind.code());
+        let _ = writeln!(page, "| {status} | `{}` | {title} | `{code:?}` | {meaning} | {remedy} |", r#type);
     }
     page
-}
-
-/// Circumstances in which a request gets such a problem.
-fn when(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Malformed => {
-            "broken JSON, an invalid query parameter, a cursor of another query, text that is not UTF-8"
-        }
-        Kind::Unauthenticated => "no valid token",
-        Kind::Forbidden => "the token lacks a scope; a browser's change from another site",
-        Kind::NotFound => "it does not exist, or belongs to another account",
-        Kind::Gone => {
-            "the route was deprecated, and its `Sunset` has passed; `detail` names what to use in its place"
-        }
-        Kind::MethodNotAllowed => "see `Allow`; `CONNECT` and `TRACE` everywhere",
-        Kind::Timeout => "the body paused for too long, or trickled",
-        Kind::Conflict => {
-            "it exists already; the same `Idempotency-Key` is in flight; an upload has another offset"
-        }
-        Kind::Locked => "another request is at the very end of this upload; see `Retry-After`",
-        Kind::PreconditionFailed => "`If-Match` names another version",
-        Kind::TooLarge => {
-            "a JSON body above 1 MiB; a compressed body that decompresses too far; a file above its limit"
-        }
-        Kind::QuotaExceeded => "the account's bytes or files are used up",
-        Kind::UriTooLong => "the path and query are too long",
-        Kind::HeadersTooLarge => "the headers are too large",
-        Kind::UnsupportedMediaType => "another `Content-Type` or `Content-Encoding`",
-        Kind::RangeNotSatisfiable => "a `Range` beyond the end of the file",
-        Kind::ChecksumMismatch => "the bytes do not match the `Upload-Checksum` of tus",
-        Kind::DigestMismatch => "the body does not match its `Content-Digest` or `Repr-Digest`",
-        Kind::Invalid => "invalid fields, which `errors` names; an `Idempotency-Key` with another body",
-        Kind::TooManyRequests => {
-            "a limit of requests a minute, of open imports, exports or streams; the account's room for idempotency keys \
-             is used up; see `Retry-After`"
-        }
-        Kind::Internal => "our fault; the request id leads to the reason in our log",
-        Kind::Unavailable => "the database or another service that we need is unavailable; see `Retry-After`",
-        Kind::InsufficientStorage => "the disk is full",
-    }
 }
 
 fn commands(mut program: clap::Command) -> String {

@@ -25,6 +25,7 @@ pub mod offers;
 pub mod openapi;
 pub mod pages;
 pub mod prices;
+pub mod problems;
 pub mod quarantine;
 pub mod request_state;
 pub mod stats;
@@ -71,6 +72,8 @@ pub fn router(app: App) -> Router {
 url_table! {
     "/" => get(front::show);
     "/style.css" => get(pages::style);
+    "/problems" => get(problems::list);
+    "/problems/{type}" => get(problems::show);
     "/openapi.json" => get(openapi::get);
     "/healthz" => get(health::healthz);
     "/readyz" => get(health::readyz);

@@ -335,7 +335,7 @@ def test_an_image_is_rolled_out_and_taken_back_and_nothing_is_replaced(dev, tmp_
     world, resources = rollouts.World(tmp_path / "world.json", Operator(dev)), dev.resources("service")
     said = re.split(r"^==> \d\d:", world.rollout("--migrated"), flags=re.M)
     changed = [{name for _, name, _, why in CHANGE.findall(step) if " by LiveGroup" not in why} for step in said]
-    rules = {"ApiKeyRule", "BrowserRule", "GrpcRule", "LoginRule", "PublicRule", "TokenRule"}
+    rules = {"ApiKeyRule", "BrowserRule", "GrpcRule", "LoginRule", "PageRule", "PublicRule", "TokenRule"}
     canary, live = {"CanaryGroup", "CanaryLaunchTemplate"}, {"LiveGroup", "LaunchTemplate"}
     assert changed == [set(), canary, rules, rules, live, {"CanaryGroup"}, set()]
     assert dev.launched()["LaunchTemplateData"]["ImageId"] == rollouts.GOOD

@@ -76,14 +76,16 @@ def test_requests_meet_the_rule_that_is_for_them(stacks):
     wrong = []
     for path in routes():
         inside = path in ("/healthz", "/readyz")
-        alone = None if inside else "BrowserRule" if path.startswith("/v1/") else "PublicRule"
+        page = path == "/style.css" or path.startswith(("/docs", "/problems"))
+        alone = None if inside else "BrowserRule" if path.startswith("/v1/") else "PageRule" if page else "PublicRule"
         for headers, rule in ((JWT, "TokenRule"), (KEY, "ApiKeyRule"), ({}, alone), ({"Authorization": "Basic eDp5"}, alone)):
             if met(stacks, path, headers) != rule:
                 wrong.append(f"{path} with {headers or 'nothing'} meets {met(stacks, path, headers)}, not {rule}")
     for path in ("/v1/me", "/v1/watches", "/v1/watches/01a1fb7d", "/v1/notices", "/v1/stats/weekly", "/v1/admin/stats/weekly"):
         if met(stacks, path, OPENED) != "LoginRule":
             wrong.append(f"{path} opened in a browser meets {met(stacks, path, OPENED)}")
-    for path in ("/", "/openapi.json", "/v1/deals", "/v1/games", "/v1/stores", "/d/01a1fb7d"):
+    open_paths = ("/", "/docs", "/problems", "/problems/invalid", "/style.css", "/openapi.json", "/v1/deals", "/v1/games")
+    for path in (*open_paths, "/v1/stores", "/d/01a1fb7d"):
         if met(stacks, path, OPENED) == "LoginRule":
             wrong.append(f"{path} is open, and a browser has to log in")
     assert not wrong, summary(wrong)
@@ -102,6 +104,7 @@ def test_rules_do_with_a_request_what_they_are_for(stacks):
         "LoginRule": [("authenticate-cognito", "authenticate")],
         "BrowserRule": [("authenticate-cognito", "allow")],
         "PublicRule": [],
+        "PageRule": [],
         "GrpcRule": [],
     }
 

@@ -1,7 +1,10 @@
 //! Pages for readers: what all of them have in common. A template extends `layout.html`, and its page has the headers of
 //! [`respond`]. No page runs a script; the only thing that it loads is the style sheet.
 
+use std::fmt;
+
 use askama::Template;
+use askama::filters::Escaper;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -9,6 +12,7 @@ use serde::Serialize;
 use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::conditional::IfNoneMatch;
 use crate::error::{Error, Result};
+use crate::weekly_report::HtmlEscaper;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -26,6 +30,21 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=(), payment=()"),
 ];
+
+/// A text whose words between backticks are code: as HTML, escaped.
+pub struct Marked(pub &'static str);
+
+impl fmt::Display for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, part) in self.0.split('`').enumerate() {
+            let (begin, end) = if at % 2 == 1 { ("<code>", "</code>") } else { ("", "") };
+            f.write_str(begin)?;
+            HtmlEscaper.write_escaped_str(&mut *f, part)?;
+            f.write_str(end)?;
+        }
+        Ok(())
+    }
+}
 
 /// Responds with a page, or with 304 if the caller already has it.
 ///

@@ -13,6 +13,9 @@ pub const OPEN: &[&str] = &[
     // They describe the service, and contain no data of any account.
     "GET /",
     "GET /openapi.json",
+    "GET /problems",
+    "GET /problems/{type}",
+    "GET /style.css",
     // Load balancers have no token.
     "GET /healthz",
     "GET /readyz",

@@ -9,6 +9,7 @@ mod empty_patches;
 mod every_operation;
 mod idempotency;
 mod openapi;
+mod problems;
 mod quotas;
 mod rate_limit;
 mod surface;

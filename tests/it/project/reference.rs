@@ -42,7 +42,7 @@ fn every_setting_of_the_table_is_read() {
     assert!(matches!(&problems[..], [one] if one.starts_with("database.url ")), "{problems:?}");
 }
 
-/// A new kind does not compile until `reference::when` has it; the list is beside the enum.
+/// A new kind does not compile until `explanations::explain` has it; the list is beside the enum.
 #[test]
 fn every_kind_of_problem_is_listed_once() {
     let types: BTreeSet<String> =
