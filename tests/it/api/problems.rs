@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use axum::http::HeaderMap;
 use clap::CommandFactory;
+use reqwest::RequestBuilder;
 use salebell::cli::Arguments;
 use salebell::cli::reference::ReferencePage;
-use salebell::error::{Error, Kind};
+use salebell::error::{Error, Kind, Problem};
 use salebell::http::problems::explanations::explain;
 use serde_json::{Value, json};
 
+use crate::support::TestApp;
 use crate::support::catalogue::answer;
 use crate::support::openapi::faults;
-use crate::support::{TestApp, problem};
 
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
@@ -27,6 +28,14 @@ async fn open(app: &TestApp, path: &str) -> (HeaderMap, String) {
     assert_eq!(page.status(), 200, "{path}");
     assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8", "{path}");
     (page.headers().clone(), page.text().await.unwrap())
+}
+
+/// The problem document that a request is refused with.
+async fn refusal(request: RequestBuilder, status: u16) -> Problem {
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), status);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    answer.json().await.unwrap()
 }
 
 /// A text of a page as a reader sees it.
@@ -98,7 +107,7 @@ async fn a_kind_of_problem_that_does_not_exist_is_not_found() {
     for slug in ["nothing", "INVALID", "invalid%20", "%ff", "invalid%2fmore", "<b>"] {
         for accept in ["application/json", BROWSER] {
             let request = app.get(&format!("/problems/{slug}")).header("accept", accept);
-            let refused = problem(request.send().await.unwrap(), 404).await;
+            let refused = refusal(request, 404).await;
             assert_eq!(refused.r#type, "/problems/not-found", "{slug}");
         }
     }
@@ -107,7 +116,7 @@ async fn a_kind_of_problem_that_does_not_exist_is_not_found() {
 #[tokio::test]
 async fn a_problem_leads_to_its_page() {
     let app = TestApp::spawn().await;
-    let refused = problem(app.get("/v1/me").send().await.unwrap(), 401).await;
+    let refused = refusal(app.get("/v1/me"), 401).await;
     let (_, page) = open(&app, &refused.r#type).await;
     assert!(page.contains(&format!("<h1>{}</h1>", refused.title)), "{page}");
 }
