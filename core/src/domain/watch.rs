@@ -68,20 +68,10 @@ impl<'de> Deserialize<'de> for Rule {
 
 impl PartialSchema for Rule {
     fn schema() -> RefOr<Schema> {
-        let rule = |name: &str, schema: RefOr<Schema>| {
-            let closed = Some(AdditionalProperties::FreeForm(false));
-            ObjectBuilder::new().property(name, schema).required(name).additional_properties(closed)
-        };
-        let empty =
-            || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
-        let percent = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(100));
-        let cut = empty().property("percent", percent).required("percent");
-        OneOfBuilder::new()
+        let kinds = Rule::kinds().into_iter();
+        kinds
+            .fold(OneOfBuilder::new(), |either, (name, _)| either.item(Ref::from_schema_name(name)))
             .description(Some("Condition under which a watch rings."))
-            .item(rule("any_sale", empty().into()))
-            .item(rule("price_at_most", Ref::from_schema_name(Money::name()).into()))
-            .item(rule("cut_at_least", cut.into()))
-            .item(rule("new_low", empty().into()))
             .examples([json!({"cut_at_least": {"percent": 50}})])
             .into()
     }
@@ -91,6 +81,31 @@ impl ToSchema for Rule {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((Money::name().into_owned(), Money::schema()));
         Money::schemas(schemas);
+        schemas.extend(Rule::kinds().map(|(name, schema)| (name.to_owned(), schema.into())));
+    }
+}
+
+impl Rule {
+    /// The schema of each kind of rule under a name of its own: generators of clients name their types after them.
+    fn kinds() -> [(&'static str, Schema); 4] {
+        let closed =
+            || ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        let rule = |field: &str, description: &str, schema: RefOr<Schema>| -> Schema {
+            closed().property(field, schema).required(field).description(Some(description)).into()
+        };
+        let percent = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(100));
+        let cut = closed().property("percent", percent).required("percent");
+        let most = Ref::from_schema_name(Money::name());
+        let low = "A sale at the lowest price ever paid for the offer.";
+        [
+            ("AnySale", rule("any_sale", "Any price below the regular one.", closed().into())),
+            (
+                "PriceAtMost",
+                rule("price_at_most", "A sale at or below an amount, in its currency.", most.into()),
+            ),
+            ("CutAtLeast", rule("cut_at_least", "A sale by at least this many per cent.", cut.into())),
+            ("NewLow", rule("new_low", low, closed().into())),
+        ]
     }
 }
 

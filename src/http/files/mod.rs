@@ -19,9 +19,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use self::described::{
-    CreationAnswers, CreationHeaders, FileAnswers, NamedCreationAnswers, NamedCreationHeaders, OffsetAnswers,
-    OffsetHeaders, OptionsAnswers, OverrideAnswers, OverrideHeaders, PatchAnswers, PatchHeaders,
-    RemovalAnswers, RemovalHeaders,
+    CreationAnswers, CreationHeaders, FileAnswers, FileBytes, NamedCreationAnswers, NamedCreationHeaders,
+    OffsetAnswers, OffsetHeaders, OptionsAnswers, OverrideAnswers, OverrideHeaders, PatchAnswers,
+    PatchHeaders, RemovalAnswers, RemovalHeaders,
 };
 use self::response::{FileResponse, ListedState};
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
@@ -140,8 +140,12 @@ pub async fn list(
     tag = "files",
     params(CreationHeaders),
     request_body(
-        description = "Bytes of the file; by tus of the first media type, and not required.",
-        content(("application/offset+octet-stream"), ("*/*"))
+        description = "Bytes of the file. By tus they are `application/offset+octet-stream`, and not required.",
+        content(
+            (inline(FileBytes) = "application/octet-stream"),
+            (inline(FileBytes) = "application/offset+octet-stream"),
+            (inline(FileBytes) = "*/*")
+        )
     ),
     responses(CreationAnswers)
 )]
@@ -196,7 +200,10 @@ async fn create_once(
     operation_id = "create_named_file",
     tag = "files",
     params(("id" = String, Path, description = "Name of the new file, not an id."), NamedCreationHeaders),
-    request_body(description = "Bytes of the file.", content(("*/*"))),
+    request_body(
+        description = "Bytes of the file.",
+        content((inline(FileBytes) = "application/octet-stream"), (inline(FileBytes) = "*/*"))
+    ),
     responses(NamedCreationAnswers)
 )]
 pub async fn put(
@@ -280,8 +287,8 @@ pub async fn head(
     request_body(
         description = "Bytes, or a merge patch.",
         content(
-            ("application/offset+octet-stream"),
-            ("application/partial-upload"),
+            (inline(FileBytes) = "application/offset+octet-stream"),
+            (inline(FileBytes) = "application/partial-upload"),
             (UpdateFileRequest = "application/merge-patch+json"),
             (UpdateFileRequest = "application/json")
         )
@@ -373,7 +380,7 @@ pub async fn remove(
     params(OverrideHeaders),
     request_body(
         description = "Bytes to append, if the method is PATCH.",
-        content(("application/offset+octet-stream"))
+        content((inline(FileBytes) = "application/offset+octet-stream"))
     ),
     responses(OverrideAnswers)
 )]

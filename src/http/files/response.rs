@@ -18,7 +18,7 @@ pub enum ListedState {
 
 /// A file in a response, complete or being uploaded.
 #[derive(Serialize, ToSchema)]
-#[schema(as = File, example = json!({
+#[schema(as = StoredFile, example = json!({
     "id": "01a0b6f2-3333-7d3e-8a4b-1c2d3e4f5a6b",
     "name": "prices.csv",
     "media_type": "text/csv",

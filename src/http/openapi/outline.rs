@@ -200,6 +200,12 @@ impl Outline {
         let mut parameters: Vec<RefOr<Parameter>> = self.parameters.into_iter().map(RefOr::T).collect();
         parameters.extend(stated.parameters.take().into_iter().flatten());
         stated.parameters = Some(parameters).filter(|parameters| !parameters.is_empty());
+        // A merge patch is accepted elsewhere as well, but only a PATCH means one.
+        if let Some(body) = &mut self.body
+            && *method != Method::PATCH
+        {
+            body.content.remove("application/merge-patch+json");
+        }
         stated.request_body = stated.request_body.or(self.body.map(RefOr::T));
         for (status, answer) in self.answers {
             stated.responses.responses.entry(status).or_insert(answer);
