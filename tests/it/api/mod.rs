@@ -5,6 +5,7 @@ mod bad_bytes;
 mod bad_values;
 mod cors;
 mod deprecation;
+mod clients;
 mod empty_patches;
 mod every_operation;
 mod idempotency;

@@ -8,15 +8,14 @@ use serde_json::Value;
 
 use crate::cli::dev::{Dev, beside};
 use crate::support::eventually;
+use crate::support::page;
 use crate::support::scratch::Scratch;
 
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
 
-/// Fenced blocks below a heading, each with its language.
+/// Fenced blocks of the tutorial below a heading.
 fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
-    let section = TUTORIAL.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
-    let fenced = section.split("\n```").skip(1).step_by(2);
-    fenced.map(|block| block.split_once('\n').expect("a line with the language")).collect()
+    page::blocks(TUTORIAL, heading)
 }
 
 /// Runs a block in a shell, as a reader would type it, and returns what the terminal shows.

@@ -13,6 +13,7 @@ pub mod instance;
 pub mod issuer;
 pub mod journal;
 pub mod openapi;
+pub mod page;
 pub mod proxy;
 pub mod raw;
 pub mod rds;
