@@ -82,7 +82,7 @@ pub fn explain(kind: Kind) -> Explanation {
         Kind::Gone => (
             "The route was deprecated, and the date in its `Sunset` has passed.",
             "Use what `detail` names in its place.",
-            "GET /v1/sales ended on 2030-01-01. Use GET /v1/deals: https://salebell.example.com/docs",
+            "GET /v1/sales ended on Tue, 01 Jan 2030 00:00:00 GMT. Use GET /v1/deals: https://salebell.example.com/docs",
         ),
         Kind::PreconditionFailed => (
             "The condition of the request does not hold: mostly, `If-Match` names another version than the current \

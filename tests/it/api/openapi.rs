@@ -259,6 +259,19 @@ fn every_json_body_has_an_example() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn every_body_has_a_schema() {
+    let mut wrong = Vec::new();
+    for operation in operations() {
+        let request = resolve(&operation.stated["requestBody"]);
+        for (of, stated) in std::iter::once(("request", request)).chain(operation.answers()) {
+            let bare = members(&stated["content"]).filter(|(_, content)| content.get("schema").is_none());
+            wrong.extend(bare.map(|(media, _)| format!("{operation}: {of}: {media}")));
+        }
+    }
+    assert!(wrong.is_empty(), "generators of clients leave these out: {wrong:#?}");
+}
+
 /// Contents of streams, wherever they are.
 fn streams<'d>(node: &'d Value, found: &mut Vec<&'d Map<String, Value>>) {
     for (name, member) in members(node) {
