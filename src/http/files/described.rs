@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::response::{Response, ResponseBuilder, ResponsesBuilder};
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{Content, Ref, RefOr};
 use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
@@ -21,7 +21,7 @@ use super::header_fields::{
 };
 use super::response::FileResponse;
 use crate::error::Problem;
-use crate::http::openapi::shared;
+use crate::http::openapi::shared::{self, FileBytes};
 
 /// Headers of answers by the draft.
 const OF_DRAFT: [HeaderField; 5] =
@@ -39,19 +39,6 @@ const OF_BYTES: [HeaderField; 5] =
 /// Description of the refusal of another offset.
 const OTHER_OFFSET: &str = "The upload has another number of bytes than `Upload-Offset` states; the answer \
     has the right one, unless another request has taken over the upload.";
-
-/// Bytes of a file. JSON Schema has nothing to say of them, but generators of clients leave out an operation whose body
-/// has no schema or no media type that they know: hence `application/octet-stream` beside `*/*`.
-pub struct FileBytes;
-
-impl PartialSchema for FileBytes {
-    fn schema() -> RefOr<Schema> {
-        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
-        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
-    }
-}
-
-impl ToSchema for FileBytes {}
 
 /// A problem type that the draft defines, as `ietf_draft` writes it.
 struct DraftProblem {

@@ -19,9 +19,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use self::described::{
-    CreationAnswers, CreationHeaders, FileAnswers, FileBytes, NamedCreationAnswers, NamedCreationHeaders,
-    OffsetAnswers, OffsetHeaders, OptionsAnswers, OverrideAnswers, OverrideHeaders, PatchAnswers,
-    PatchHeaders, RemovalAnswers, RemovalHeaders,
+    CreationAnswers, CreationHeaders, FileAnswers, NamedCreationAnswers, NamedCreationHeaders, OffsetAnswers,
+    OffsetHeaders, OptionsAnswers, OverrideAnswers, OverrideHeaders, PatchAnswers, PatchHeaders,
+    RemovalAnswers, RemovalHeaders,
 };
 use self::response::{FileResponse, ListedState};
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
@@ -34,6 +34,7 @@ use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::FieldChecks;
 use super::extract::page::{Page, Paging};
 use super::middleware::idempotency::{self, Begun, Idempotency};
+use super::openapi::shared::FileBytes;
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
 use crate::domain::ids::FileId;

@@ -12,7 +12,7 @@ use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::shared;
+use super::shared::{self, FileBytes};
 
 /// Statuses that the layers around every handler can answer with.
 const LAYERS: [StatusCode; 7] = [
@@ -207,6 +207,12 @@ impl Outline {
             body.content.remove("application/merge-patch+json");
         }
         stated.request_body = stated.request_body.or(self.body.map(RefOr::T));
+        // Of bytes there may be none.
+        if let Some(RefOr::T(body)) = &mut stated.request_body
+            && body.content.values().all(is_bytes)
+        {
+            body.required = None;
+        }
         for (status, answer) in self.answers {
             stated.responses.responses.entry(status).or_insert(answer);
         }
@@ -222,4 +228,8 @@ impl Outline {
         }
         stated
     }
+}
+
+fn is_bytes(content: &RefOr<Content>) -> bool {
+    matches!(content, RefOr::T(content) if content.schema == Some(FileBytes::schema()))
 }

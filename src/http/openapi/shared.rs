@@ -5,7 +5,7 @@ use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::{Tag, TagBuilder};
 use utoipa::openapi::{Components, Content, Ref, RefOr, Required};
@@ -87,6 +87,19 @@ pub fn path_parameter<T: PartialSchema>(name: &str, description: &str) -> Parame
         .schema(Some(T::schema()))
         .build()
 }
+
+/// Bytes of a file. JSON Schema has nothing to say of them, but generators of clients leave out an operation whose body
+/// has no schema or no media type that they know: hence `application/octet-stream` beside `*/*`.
+pub struct FileBytes;
+
+impl PartialSchema for FileBytes {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for FileBytes {}
 
 /// Adds schemas to a document's components. Two different ones must not have one name.
 pub fn add_schemas(components: &mut Components, schemas: impl IntoIterator<Item = (String, RefOr<Schema>)>) {
