@@ -1,6 +1,6 @@
 # Every target installs what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
+.PHONY: help run test fuzz-api check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +10,9 @@ run: ## installs what is missing, builds, and runs `salebell dev` (ARGS="--liste
 
 test: ## installs what is missing and runs every check (ARGS="watches" for some of the tests)
 	@scripts/run-tests.sh $(ARGS)
+
+fuzz-api: ## sends the API what Schemathesis makes of the OpenAPI document (ARGS="--include-tag watches"; takes long)
+	@scripts/fuzz-api.sh $(ARGS)
 
 check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a second opinion (part of `make test` without it)
 	@scripts/install-packages.sh test
