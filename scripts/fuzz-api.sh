@@ -3,8 +3,9 @@
 # document, and has it check every answer (tests/fuzz/schemathesis.toml). All of it runs on a server of PostgreSQL of its own.
 #   --short   a bounded run without chance: some 9,000 requests in 90 seconds on two cores
 # Other arguments are those of `schemathesis run`, such as `--include-tag watches` or `--max-examples 1000`.
-# It is not part of `make test`, because it always finds one thing: the creation of a file by tus or by the draft has no body,
-# or not yet, where the document has one (`x-body-optional`), which OpenAPI cannot say.
+# It is not part of `make test`, because it always finds two things. The creation of a file by tus or by the draft has no body,
+# or not yet, where the document has one (`x-body-optional`), which OpenAPI cannot say. And OPTIONS of a file says which
+# protocols there are, whether the file exists or not.
 #   SALEBELL_BINARY  the program; without it the debug build is made
 set -euo pipefail
 cd "$(dirname "$0")/.."
