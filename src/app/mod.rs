@@ -5,6 +5,7 @@ pub mod cpu_time;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
+use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cpu_time::CpuTime;
@@ -18,6 +19,7 @@ use crate::database::iam_tokens::Tokens;
 use crate::database::log_in::LogIn;
 use crate::database::notifications::Notifications;
 use crate::database::pool::{Password, PgPool};
+use crate::database::reads::{Reads, Server};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::files::active_uploads::Uploads;
@@ -25,6 +27,7 @@ use crate::files::blobs::Blobs;
 use crate::health::Health;
 use crate::health::dead_man::DeadMan;
 use crate::health::disk::Disk;
+use crate::health::reader::{self, Deadlines, ReaderWatch};
 use crate::health::readiness::Readiness;
 use crate::health::watchdog::Watchdog;
 use crate::outbound::bus::topic::Topic;
@@ -44,13 +47,13 @@ pub struct AppState {
     pub config: Config,
     /// Pool for a caller's own data, and for all writes.
     pub writer: PgPool,
-    /// Pool for reads that may be a second old: catalogue, deals, history.
-    pub reader: PgPool,
+    /// Pools for reads that may be a second old: catalogue, deals, history.
+    pub reads: Reads,
     /// Credentials with which every pool logs in.
     pub log_in: LogIn,
     /// Credentials of the process for AWS.
     pub aws: Chain,
-    /// Loader of single games, through `reader`.
+    /// Loader of single games, through `reads`.
     pub games: GameLoader,
     pub clock: Clock,
     /// Processor time, which requests share.
@@ -96,12 +99,16 @@ impl AppState {
             Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
             None => writer.clone(),
         };
+        let reads = Reads::new(reader.clone(), writer.clone());
+        let watch = make_reader_watch(&config.database, &reads, &clock, &deadline, &password)?;
         let aws = Chain::new(config.region(), clock.clone());
         let tokens = config.aws.region.as_deref().filter(|_| config.database.iam);
         let tokens = tokens.map(|region| Tokens::new(aws.clone(), region, clock.clone(), password.clone()));
         if let Some(tokens) = &tokens {
-            let pools = [&reader, readiness.pool(), &writer].map(PgPool::clone);
-            tokens.log_in(pools.map(|pool| (pool.clone(), (*pool.connect_options()).clone())).into())?;
+            let mut pools = vec![reader, readiness.pool().clone(), writer.clone()];
+            pools.extend(watch.iter().flat_map(ReaderWatch::pools).cloned());
+            let with_options = |pool: PgPool| (pool.clone(), (*pool.connect_options()).clone());
+            tokens.log_in(pools.into_iter().map(with_options).collect())?;
             // Started here, so that no command can omit it.
             tokio::spawn(tokens.clone().keep());
         }
@@ -127,15 +134,16 @@ impl AppState {
             },
             health: Health {
                 readiness,
+                reader: watch,
                 watchdog: Watchdog::default(),
                 dead_man: DeadMan::default(),
                 disk: Disk::new(&config.instance),
             },
             kept_answers: KeptAnswers::default(),
-            games: GameLoader::new(reader.clone()),
+            games: GameLoader::new(reads.clone(), deadline.clone()),
             config,
             writer,
-            reader,
+            reads,
             log_in: LogIn { password, tokens },
             aws,
             clock,
@@ -148,7 +156,33 @@ impl AppState {
     }
 }
 
+/// Watch over the reader, if there is one.
+fn make_reader_watch(
+    settings: &DatabaseConfig,
+    reads: &Reads,
+    clock: &Clock,
+    deadline: &Deadline,
+    password: &Password,
+) -> Result<Option<ReaderWatch>> {
+    let Some(url) = &settings.reader_url else { return Ok(None) };
+    let own = Deadline::default();
+    let single =
+        DatabaseConfig { max_connections: 1, acquire_timeout: reader::ACQUIRE_TIMEOUT, ..settings.clone() };
+    let writer = single.url.expose_secret();
+    let heartbeats = make_pool("probe", &single, writer, Some(clock), &own, password)?;
+    heartbeats.set_connect_options(reader::heartbeat_options(connect_options(&single, writer)?));
+    let probes = make_pool("probe", &single, url.expose_secret(), None, &own, password)?;
+    let deadlines = Deadlines { own, shared: deadline.clone() };
+    Ok(Some(ReaderWatch::new(reads.clone(), heartbeats, probes, deadlines, settings.reader_max_lag)))
+}
+
 impl AppState {
+    /// Pool for reads that may be a second old: the reader's, or the writer's while the reader does not serve. It is
+    /// called for each query.
+    pub fn reader(&self) -> &PgPool {
+        self.reads.pool()
+    }
+
     /// Uses these settings for new connections to the database in all pools. Existing connections stay open.
     ///
     /// # Errors
@@ -158,10 +192,18 @@ impl AppState {
         let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
         // Without a reader URL, `reader` is the writer's pool.
         let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
-        let pools =
-            [(&self.reader, reader), (self.health.readiness.pool(), writer.clone()), (&self.writer, writer)];
+        let mut pools: Vec<(PgPool, PgConnectOptions)> = Vec::new();
+        if let Some(watch) = &self.health.reader {
+            pools.extend(watch.log_ins(writer.clone(), reader.clone()));
+        }
+        // The writer's pool last: without a reader it is that of the reader too.
+        pools.extend([
+            (self.reads.pool_of(Server::Reader).clone(), reader),
+            (self.health.readiness.pool().clone(), writer.clone()),
+            (self.writer.clone(), writer),
+        ]);
         if let Some(tokens) = &self.log_in.tokens {
-            return tokens.log_in(pools.map(|(pool, options)| (pool.clone(), options)).into());
+            return tokens.log_in(pools);
         }
         pools.into_iter().for_each(|(pool, options)| pool.set_connect_options(options));
         self.log_in.password.renewed();

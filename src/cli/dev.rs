@@ -196,7 +196,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
         let greeted = welcome.await;
         // Closed before the database server stops, which would otherwise break these sessions and log errors.
         app.writer.close().await;
-        app.reader.close().await;
+        app.reader().close().await;
         match greeted {
             Ok(Err(failure)) => Err(failure),
             _ => ended.context("stopped"),

@@ -180,7 +180,7 @@ pub async fn list(
 ) -> Result<Tagged<Page<DealResponse>>> {
     let filter = params.check(&app).await?;
     let deals =
-        deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows(), app.clock.now()).await?;
+        deals::list_deals(app.reader(), &filter, paging.after()?, paging.rows(), app.clock.now()).await?;
     let page = paging.page(deals, |deal| filter.sort.key(deal))?;
     Ok(if_none_match.answer(page.map(DealResponse::from)))
 }

@@ -179,11 +179,11 @@ pub async fn list(
 ) -> Result<Tagged<Page<GameResponse>>> {
     if let Some(text) = params.q.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
         check_text(text, MAX_SEARCH).map_err(|problem| bad_parameter("q", &problem))?;
-        let found = search::search_games(&app.reader, text, paging.after()?, paging.rows()).await?;
+        let found = search::search_games(app.reader(), text, paging.after()?, paging.rows()).await?;
         let page = paging.page(found, |(place, _)| *place)?;
         return Ok(if_none_match.answer(page.map(|(_, game)| GameResponse::from(game))));
     }
-    let games = games::list_games(&app.reader, paging.after()?, paging.rows()).await?;
+    let games = games::list_games(app.reader(), paging.after()?, paging.rows()).await?;
     let page = paging.page(games, |game| game.id)?;
     Ok(if_none_match.answer(page.map(GameResponse::from)))
 }

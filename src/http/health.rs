@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::answer::JsonAnswer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Problem, Result};
+use crate::health::reader::ReaderWatch;
 use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
 use crate::telemetry::gauges::Gauges;
@@ -36,6 +37,10 @@ enum Alive {
 pub struct ReadinessResponse {
     #[schema(inline)]
     status: Ready,
+    /// What does not keep requests from being served, but is not as it should be: with the `pointer` `reader`, the
+    /// database's reader does not serve, and the writer serves in its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<FieldError>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -89,7 +94,8 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<JsonAn
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }
     if reasons.is_empty() {
-        return Ok(JsonAnswer(ReadinessResponse { status: Ready::Ready }));
+        let notes = app.health.reader.iter().filter_map(ReaderWatch::note).collect();
+        return Ok(JsonAnswer(ReadinessResponse { status: Ready::Ready, notes }));
     }
     let mut refusal = Error::new(Kind::Unavailable, "Not ready; see errors for why.");
     refusal.retry_after_s = Some(1);

@@ -225,11 +225,11 @@ pub async fn list(
     }
     let store = named_store(&app, params.store.as_deref()).await?;
     let regions = named_regions(params.region.as_deref())?;
-    if !games::game_exists(&app.reader, game_id).await? {
+    if !games::game_exists(app.reader(), game_id).await? {
         return Err(Error::not_found("game"));
     }
     let after: Option<HistoryKey> = paging.after()?;
-    let (reader, rows) = (&app.reader, paging.rows());
+    let (reader, rows) = (app.reader(), paging.rows());
     let mut filter = HistoryFilter {
         game_id,
         store_id: store.map(|store| store.id),

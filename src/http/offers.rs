@@ -311,7 +311,7 @@ pub async fn list_of_game(
     paging: Paging,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<Page<OfferResponse>>> {
-    if !games::game_exists(&app.reader, game_id).await? {
+    if !games::game_exists(app.reader(), game_id).await? {
         return Err(Error::not_found("game"));
     }
     let filter = OfferFilter {
@@ -324,7 +324,7 @@ pub async fn list_of_game(
 }
 
 async fn page_of_offers(app: &App, filter: &OfferFilter, paging: &Paging) -> Result<Page<OfferResponse>> {
-    let offers = offers::list_offers(&app.reader, filter, paging.after()?, paging.rows()).await?;
+    let offers = offers::list_offers(app.reader(), filter, paging.after()?, paging.rows()).await?;
     let page = paging.page(offers, |offer| offer.id)?;
     let now = app.clock.now();
     Ok(page.map(|offer| OfferResponse::new(offer, now)))
@@ -337,7 +337,7 @@ pub async fn show(
     Id(id): Id<OfferId>,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<OfferResponse>> {
-    let offer = offers::find_offer(&app.reader, id).await?.ok_or_else(|| Error::not_found("offer"))?;
+    let offer = offers::find_offer(app.reader(), id).await?.ok_or_else(|| Error::not_found("offer"))?;
     Ok(if_none_match.answer(OfferResponse::new(offer, app.clock.now())))
 }
 

@@ -164,7 +164,7 @@ pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<St
     if check_text(reference, MAX_NAME).is_err() {
         return Err(bad_parameter("store", "does not name a store"));
     }
-    match stores::find_store(&app.reader, reference).await? {
+    match stores::find_store(app.reader(), reference).await? {
         Some(store) => Ok(Some(store)),
         None => Err(bad_parameter("store", "does not name a store")),
     }
@@ -179,7 +179,7 @@ pub async fn list(
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<Page<StoreResponse>>> {
     let after: Option<String> = paging.after()?;
-    let stores = stores::list_stores(&app.reader, after.as_deref(), paging.rows()).await?;
+    let stores = stores::list_stores(app.reader(), after.as_deref(), paging.rows()).await?;
     let page = paging.page(stores, |store| store.slug.clone())?;
     Ok(if_none_match.answer(page.map(StoreResponse::from)))
 }
@@ -191,7 +191,7 @@ pub async fn show(
     Reference(reference): Reference,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<StoreResponse>> {
-    let store = stores::find_store(&app.reader, &reference).await?;
+    let store = stores::find_store(app.reader(), &reference).await?;
     let store = store.ok_or_else(|| Error::not_found("store"))?;
     Ok(if_none_match.answer(StoreResponse::from(store)))
 }

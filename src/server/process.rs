@@ -64,6 +64,8 @@ pub async fn run(app: App, service: Service, metrics: Server, parts: Vec<Part>) 
     let signals = tokio::spawn(signals.stop(app.clone(), reporter.clone()));
     let reports = reporter.clone().map(|reporter| tokio::spawn(report_metrics(app.clone(), reporter)));
     let watchdog = tokio::spawn(app.health.watchdog.clone().feed_watchdog());
+    // Until the last request has been answered, reads need the server that serves.
+    let reader = app.health.reader.is_some().then(|| tokio::spawn(watch_reader(app.clone())));
     notify(NotifyState::Ready);
 
     let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));
@@ -81,12 +83,20 @@ pub async fn run(app: App, service: Service, metrics: Server, parts: Vec<Part>) 
     let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
     signals.abort();
     watchdog.abort();
+    reader.inspect(tokio::task::JoinHandle::abort);
     if let (Some(reporter), Some(reports)) = (reporter, reports) {
         reports.abort();
         write_last_metrics(&app, &reporter).await;
     }
     log::info!(target: "salebell::process", "stopped");
     ends.map(drop)
+}
+
+/// Watches over the reader of the database, if there is one; then it never returns.
+async fn watch_reader(app: App) {
+    if let Some(reader) = &app.health.reader {
+        reader.run(&app.health.watchdog).await;
+    }
 }
 
 /// Writes metrics for CloudWatch at an interval; never returns.

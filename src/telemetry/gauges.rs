@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::app::AppState;
 use crate::database::iam_tokens::Tokens;
+use crate::database::reads::Server;
 use crate::store::{delivery_queue, dispatch, publications};
 
 /// Timeout of a query of the bus or the database: an unavailable one must not hold up the other metrics.
@@ -34,7 +35,7 @@ impl Gauges {
 }
 
 fn set_process_gauges(app: &AppState) {
-    for (name, pool) in [("writer", &app.writer), ("reader", &app.reader)] {
+    for (name, pool) in [("writer", &app.writer), ("reader", app.reads.pool_of(Server::Reader))] {
         let (size, idle) = (pool.size(), pool.num_idle() as u32);
         gauge!("database_connections", "pool" => name, "state" => "idle").set(idle);
         gauge!("database_connections", "pool" => name, "state" => "used").set(size.saturating_sub(idle));

@@ -15,6 +15,8 @@ pub struct DatabaseConfig {
     pub url: SecretString,
     /// `database.reader_url`: URL for reads that may be a second old; without it they go to the writer.
     pub reader_url: Option<SecretString>,
+    /// `database.reader_max_lag_ms`: longest lag of the reader before reads use the writer.
+    pub reader_max_lag: Duration,
     /// `database.user`: user, if it is not in the URLs.
     pub user: Option<String>,
     /// `database.password`: password, if it is not in the URLs.
@@ -34,6 +36,7 @@ impl DatabaseConfig {
         let database = DatabaseConfig {
             url: r.required("database.url").unwrap_or_default().into(),
             reader_url: r.optional("database.reader_url").map(SecretString::from),
+            reader_max_lag: r.millis("database.reader_max_lag_ms")?,
             user: r.optional("database.user").filter(|user| !user.is_empty()),
             password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
             iam: r.get("database.iam")?,

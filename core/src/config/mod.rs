@@ -332,6 +332,7 @@ impl Config {
             ("server.header_timeout_s", server.header_timeout.as_secs(), 1),
             ("server.idle_timeout_s", server.idle_timeout.as_secs(), 1),
             ("server.body_idle_timeout_s", server.body_idle_timeout.as_secs(), 1),
+            ("database.reader_max_lag_ms", database.reader_max_lag.as_millis() as u64, 1000),
             ("database.max_connections", u64::from(database.max_connections), MIN_CONNECTIONS),
             ("worker.record_concurrency", worker.record_concurrency as u64, 1),
             ("worker.deliver_concurrency", worker.deliver_concurrency as u64, 1),

@@ -61,6 +61,7 @@ pub const AREAS: &[Area] = &[
     Area { name: "database", about: "Connections to PostgreSQL. [IAM in place of a password](../guides/database-iam.md) shows how tokens are set up.", settings: &[
         setting("database.url", "", "URL of the writer; required"),
         setting("database.reader_url", "", "URL for reads that may be a second old; without it they go to the writer"),
+        setting("database.reader_max_lag_ms", "5000", "how far the reader may be behind before reads use the writer instead; at least 1000"),
         setting("database.user", "", "the user, when it is not in the URLs"),
         setting("database.password", "", "the password, when it is not in the URLs"),
         setting("database.iam", "false", "log in with tokens of IAM in place of a password; needs `aws.region`"),

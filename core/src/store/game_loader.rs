@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::games::{Game, find_games};
-use crate::database::pool::{Connection, PgPool};
+use crate::database::deadline::Deadline;
+use crate::database::pool::Connection;
+use crate::database::reads::{Reads, Server};
 use crate::domain::ids::GameId;
 use crate::error::{Error, Kind, Result};
 
@@ -21,11 +24,14 @@ const MAX_QUERIES: usize = 1;
 const MAX_QUERIES_OF_CONNECTION: u32 = 1_000;
 /// Maximum number of games of one query.
 const MAX_GAMES: usize = 256;
+/// Timeout of a query, with its wait for a connection. All callers wait for the query that is under way.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Combines requests for single games into shared queries; cheap to clone.
 #[derive(Clone)]
 pub struct GameLoader {
-    pool: PgPool,
+    reads: Reads,
+    deadline: Deadline,
     queue: Arc<Mutex<Queue>>,
 }
 
@@ -37,9 +43,9 @@ struct Queue {
 }
 
 impl GameLoader {
-    /// Creates a loader that reads through `pool`.
-    pub fn new(pool: PgPool) -> GameLoader {
-        GameLoader { pool, queue: Arc::default() }
+    /// Creates a loader that queries the server that reads use.
+    pub fn new(reads: Reads, deadline: Deadline) -> GameLoader {
+        GameLoader { reads, deadline, queue: Arc::default() }
     }
 
     /// Finds a game.
@@ -71,26 +77,38 @@ impl GameLoader {
 /// Guard of one of the `MAX_QUERIES` places, which releases it in any case.
 struct Turn {
     loader: GameLoader,
-    /// Kept between queries: releasing it to the pool costs another round trip.
-    connection: Option<Connection>,
+    /// Connection that is kept between queries, with its server: releasing it to the pool costs another round trip.
+    connection: Option<(Server, Connection)>,
     queries: u32,
     ended: bool,
 }
 
 impl Turn {
     async fn query(&mut self, ids: &[GameId]) -> Result<Vec<Game>> {
+        let (reads, deadline) = (self.loader.reads.clone(), self.loader.deadline.clone());
+        loop {
+            let server = reads.server();
+            tokio::select! {
+                games = deadline.run(QUERY_TIMEOUT, self.query_server(server, ids)) => return games,
+                // A server that has fallen silent must not hold up the callers: the other one is queried again.
+                () = reads.left(server) => {}
+            }
+        }
+    }
+
+    async fn query_server(&mut self, server: Server, ids: &[GameId]) -> Result<Vec<Game>> {
         // A connection that failed or was used for long goes back to the pool, which knows when to open a new one.
-        let mut connection = match self.connection.take().filter(|_| self.queries < MAX_QUERIES_OF_CONNECTION)
-        {
-            Some(connection) => connection,
+        let kept = self.connection.take().filter(|(of, _)| *of == server);
+        let mut connection = match kept.filter(|_| self.queries < MAX_QUERIES_OF_CONNECTION) {
+            Some((_, connection)) => connection,
             None => {
                 self.queries = 0;
-                self.loader.pool.acquire().await?
+                self.loader.reads.pool_of(server).acquire().await?
             }
         };
         self.queries += 1;
         let games = find_games(&mut *connection, ids).await?;
-        self.connection = Some(connection);
+        self.connection = Some((server, connection));
         Ok(games)
     }
 }

@@ -33,6 +33,7 @@ mod offer_removal;
 pub mod offers;
 pub mod publications;
 pub mod quarantine;
+pub mod reader_heartbeats;
 pub mod recording;
 pub mod search;
 pub mod self_terminations;

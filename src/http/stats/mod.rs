@@ -226,7 +226,7 @@ pub async fn admin(
     let AdminStatisticsParams { week, by, account } = params;
     let mut format = choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Csv, AcceptedFormat::Html]);
     if matches!(format, AcceptedFormat::Html) && by.is_none() && account.is_none() {
-        let page = page::make_page(&app.reader, week).await?;
+        let page = page::make_page(app.reader(), week).await?;
         return page_response(&headers, page);
     }
     // The report only covers the whole service.
@@ -238,7 +238,7 @@ pub async fn admin(
         (Some(By::Account), None) => {
             let week = week.ok_or_else(|| bad_parameter("week", "is required with by"))?;
             let (after, rows) = (paging.after()?, paging.rows());
-            let found = statistics::list_accounts_of_week(&app.reader, week, after, rows).await?;
+            let found = statistics::list_accounts_of_week(app.reader(), week, after, rows).await?;
             paging.page(found, |found| {
                 (
                     found.counts.actions(),
@@ -249,8 +249,8 @@ pub async fn admin(
         (None, account) => {
             let (range, rows) = (span_of(week, paging.after()?), paging.rows());
             let found = match account {
-                Some(id) => statistics::list_weeks_of_account(&app.reader, id, range, rows).await?,
-                None => statistics::list_weeks(&app.reader, range, rows).await?,
+                Some(id) => statistics::list_weeks_of_account(app.reader(), id, range, rows).await?,
+                None => statistics::list_weeks(app.reader(), range, rows).await?,
             };
             paging.page(found, |found| found.week.monday())?
         }

@@ -126,7 +126,10 @@ impl RowSource {
             return Ok(None);
         };
         match self.kind {
-            ExportKind::Prices => exports::estimate_prices(&self.app.reader).await.map(Some),
+            ExportKind::Prices => {
+                let reads = &self.app.reads;
+                reads.run(|pool| async move { exports::estimate_prices(&pool).await }).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -136,12 +139,15 @@ impl RowSource {
         if self.over {
             return Ok(None);
         }
-        let (reader, writer) = (&self.app.reader, &self.app.writer);
+        let (reads, writer) = (&self.app.reads, &self.app.writer);
         let (account, after, filter) = (self.account, self.after, &self.filter);
         let mut last = after;
         let page: Vec<Vec<Cell>> = match self.kind {
             ExportKind::Prices => {
-                let rows = rows::list_prices(reader, filter, (OfferId(after.0), after.1), PAGE).await?;
+                let key = (OfferId(after.0), after.1);
+                let rows = reads
+                    .run(|pool| async move { rows::list_prices(&pool, filter, key, PAGE).await })
+                    .await?;
                 rows.into_iter()
                     .map(|row| {
                         last = (row.offer_id.0, row.observed_at);
@@ -167,7 +173,10 @@ impl RowSource {
             }
             ExportKind::Deals => {
                 let now = self.app.clock.now();
-                let rows = rows::list_deals(reader, filter, SaleId(after.0), PAGE, now).await?;
+                let after = SaleId(after.0);
+                let rows = reads
+                    .run(|pool| async move { rows::list_deals(&pool, filter, after, PAGE, now).await })
+                    .await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id.0;

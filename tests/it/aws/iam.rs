@@ -107,7 +107,7 @@ async fn each_host_has_its_own_token_and_another_one_after_ten_minutes() {
     let setting = Setting::new(own_key).await;
     let app = setting.app();
     // Connections are held, so each one is new.
-    let mut held = vec![app.writer.acquire().await.unwrap(), app.reader.acquire().await.unwrap()];
+    let mut held = vec![app.writer.acquire().await.unwrap(), app.reader().acquire().await.unwrap()];
     let first = (setting.writer.last(), setting.reader.last());
     let place = format!("localhost:{}/?Action=connect&DBUser=app&X-Amz-", setting.writer.port);
     assert!(first.0.starts_with(&place), "{}", first.0);
@@ -118,7 +118,7 @@ async fn each_host_has_its_own_token_and_another_one_after_ten_minutes() {
     assert_eq!(setting.writer.last(), first.0);
     setting.clock.advance(TimeDelta::seconds(11));
     eventually("tokens are renewed", async || age(&app) < TimeDelta::seconds(60)).await;
-    held.extend([app.writer.acquire().await.unwrap(), app.reader.acquire().await.unwrap()]);
+    held.extend([app.writer.acquire().await.unwrap(), app.reader().acquire().await.unwrap()]);
     assert_ne!(setting.writer.last(), first.0);
     assert_ne!(setting.reader.last(), first.1);
     // Connections outlive the tokens they were opened with.

@@ -194,7 +194,7 @@ async fn many_readers_share_queries_and_get_their_own_game() {
             number => assert_eq!(game.unwrap().title, format!("Game {number}")),
         }
     }
-    app.state.reader.close().await;
+    app.state.reader().close().await;
     let reads = (0..50).map(|at| loader.find_game(games[at % 40]));
     for read in futures_util::future::join_all(reads).await {
         assert_eq!(read.unwrap_err().kind, salebell::error::Kind::Unavailable);

@@ -2,4 +2,5 @@
 
 mod plans;
 mod pool;
+mod reader;
 mod unhealthy;

@@ -234,7 +234,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
 #[tokio::test]
 async fn no_list_costs_more_on_ten_times_the_catalogue() {
     let (small, large) = tokio::join!(catalogue(GAMES), catalogue(10 * GAMES));
-    let (small, large) = (&small.state.reader, &large.state.reader);
+    let (small, large) = (small.state.reader(), large.state.reader());
     let mut problems = Vec::new();
     for ((name, on_small), (_, on_large)) in queries(small).await.into_iter().zip(queries(large).await) {
         let (before, after) = (explain(small, on_small).await, explain(large, on_large).await);

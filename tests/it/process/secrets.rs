@@ -68,7 +68,7 @@ async fn nothing_that_holds_a_secret_shows_it() {
     let refused = app.authenticator.authenticate("sbk_hunter5").await.err().unwrap();
     let shown = [
         format!("{:?} {:#?}", app.config, app.config),
-        format!("{:?} {:?} {:?}", app.writer, app.reader, app.health.readiness.pool()),
+        format!("{:?} {:?} {:?}", app.writer, app.reader(), app.health.readiness.pool()),
         format!("{no_connection:?} {no_connection} {}", chain(&no_connection)),
         format!("{opened:?} {not_opened:?} {} {refused:?} {}", chain(&not_opened), chain(&refused)),
         serde_json::to_string(&Error::from(no_connection).problem()).unwrap(),
