@@ -20,6 +20,8 @@ use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::batches;
 use crate::store::recording::stores;
 
+/// Largest observation, in bytes of the report.
+pub const MAX_OBSERVATION_BYTES: usize = 64 << 10;
 /// Size of the waiting observations, in bytes of the report's text, from which they are sent as a message.
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
 /// Timeout of a query that the report can do without.

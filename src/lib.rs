@@ -29,8 +29,11 @@ pub mod server;
 /// The HTTP API: the URL table, the layers that every request passes through, and one file for each resource.
 pub mod http;
 
-/// The gRPC API: health checks and reflection.
+/// The gRPC API: reports, the catalogue, health checks and reflection.
 pub mod grpc;
+
+/// What the HTTP and the gRPC API share: tokens, keys of idempotency, parameters and pages.
+pub mod api;
 
 /// The worker's loops: they record, dispatch, deliver, import and export.
 pub mod worker;

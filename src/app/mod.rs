@@ -1,6 +1,7 @@
 //! State shared by every part of the process: pools, configuration, clock, bus.
 
 pub mod cpu_time;
+pub mod request_limit;
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cpu_time::CpuTime;
+use crate::app::request_limit::RequestLimit;
 use crate::auth::Authenticator;
 use crate::aws::Chain;
 use crate::clock::Clock;
@@ -58,6 +60,8 @@ pub struct AppState {
     pub clock: Clock,
     /// Processor time, which requests share.
     pub cpu: CpuTime,
+    /// Limit of requests, if `server.rate_limit_per_minute` sets one.
+    pub request_limit: Option<RequestLimit>,
     pub bus: Bus,
     /// SNS topic on which events are published for other systems.
     pub events_topic: Option<Topic>,
@@ -112,6 +116,8 @@ impl AppState {
             // Started here, so that no command can omit it.
             tokio::spawn(tokens.clone().keep());
         }
+        let limit = config.server.rate_limit_per_minute;
+        let request_limit = (limit > 0).then(|| RequestLimit::new(clock.clone(), limit));
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
         let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone(), &aws);
         let activity = Activity::new(writer.clone(), deadline.clone());
@@ -148,6 +154,7 @@ impl AppState {
             aws,
             clock,
             cpu: CpuTime::default(),
+            request_limit,
             keyring,
             notifications: Notifications::default(),
             deadline,

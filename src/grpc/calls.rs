@@ -1,4 +1,4 @@
-//! The layer that every call passes through: request id, deadline, limit of streams, recovery from panics, the end of
+//! The layer that every call passes through: request id, deadline, limit of watches, recovery from panics, the end of
 //! streams when the listener closes, access log and metrics.
 
 use std::panic::AssertUnwindSafe;
@@ -22,17 +22,17 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 
-use super::methods::{METHODS, Method};
+use super::admission::{Admitted, admit};
+use super::methods::{HEALTH_CHECK, METHODS, Method, Shape};
+use crate::api::hang_up::HangUp;
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
-/// Maximum number of concurrent streams of a process. Their callers are not authenticated, so there is no limit for
-/// each caller. Calls that are not streams do not count.
+/// Maximum number of concurrent watches of a process, which their clients hold open. Their callers are not authenticated,
+/// so there is no limit for each caller. Other calls do not count.
 const MAX_STREAMS: usize = 100;
-
-/// Method that load balancers call every few seconds.
-const PROBE: &str = "/grpc.health.v1.Health/Check";
 
 /// State that all calls share.
 #[derive(Clone)]
@@ -54,7 +54,8 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
     calls.app.health.dead_man.note_health_check(request.headers());
     let id = request_id(request.headers());
     let method = METHODS.iter().find(|method| method.path == request.uri().path());
-    let mut record = Record::new(&calls.app, method, id.clone(), TraceContext::of(request.headers()));
+    let (trace, progress) = (TraceContext::of(request.headers()), Arc::<RequestProgress>::default());
+    let mut record = Record::new(&calls.app, method, id.clone(), trace, progress.clone());
     if !is_grpc(request.headers()) {
         // The gRPC protocol requires 415 here: a client of another protocol does not know the gRPC status codes.
         record.code = Some(Code::InvalidArgument);
@@ -62,7 +63,17 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
         set_request_id(&mut response, &id);
         return response;
     }
-    let work = REQUEST_ID.scope(id.clone(), answer(&calls, method, request, next));
+    let work = REQUEST_ID.scope(id.clone(), async {
+        let mut request = request;
+        request.extensions_mut().insert(trace);
+        // Declared after the call, so it is dropped before the call when the client disconnects.
+        let call = answer(&calls, method, request, &progress, next);
+        tokio::pin!(call);
+        let hang_up = HangUp::new(&calls.app);
+        let answer = call.as_mut().await;
+        hang_up.disarm();
+        answer
+    });
     let (mut response, end) = match work.await {
         Ok((response, end)) => (response, Some(end)),
         Err(refusal) => (refusal.into_http(), None),
@@ -89,32 +100,71 @@ async fn answer(
     calls: &Calls,
     method: Option<&Method>,
     request: Request,
+    progress: &Arc<RequestProgress>,
     next: Next,
 ) -> Result<(Response, End), Status> {
     let method = method.ok_or_else(|| Error::new(Kind::MethodNotAllowed, "There is no such method."))?;
     let begin = Instant::now();
-    let limit = calls.app.config.server.request_timeout;
+    let (app, limit) = (&calls.app, calls.app.config.server.request_timeout);
     let deadline = read_timeout(request.headers())?.and_then(|timeout| begin.checked_add(timeout));
-    // Limit for receiving and answering the request, up to the headers of the response.
-    let soon = deadline.unwrap_or(begin + limit).min(begin + limit);
-    let place = if method.streams { Some(Place::take(&calls.places)?) } else { None };
+    let place = if method.shape == Shape::Watch { Some(Place::take(&calls.places)?) } else { None };
     // A service could continue to read after its response has ended, and would keep the connection open.
     let over = CancellationToken::new();
     let request = request
         .map(|body| Body::from_stream(body.into_data_stream().take_until(over.clone().cancelled_owned())));
     let over = over.drop_guard();
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = tokio::time::timeout_at(soon, work).await.map_err(|_| too_late())?;
-    let response = response.map_err(|_| Error::internal("a call panicked"))?;
-    let until = if method.streams { deadline } else { Some(soon) };
+    let work = async {
+        let (request, left) = admit(app, method, request, progress).await?.into_parts();
+        let mut response = app.cpu.share(|| progress.account(), next.run(request)).await;
+        Admitted::put_headers(app, left.as_ref(), response.headers_mut());
+        Ok(response)
+    };
+    let response: Result<Response, Status> = tokio::select! {
+        response = AssertUnwindSafe(work).catch_unwind() => {
+            response.map_err(|_| Error::internal("a call panicked"))?
+        }
+        () = overdue(app, deadline, limit, progress) => Err(too_late()),
+        () = cut_off(calls, method, progress) => Err(stopping()),
+    };
+    let response = response?;
+    // A response that is no stream has nothing to wait for but its client.
+    let until = if method.shape == Shape::Unary {
+        Some(deadline.unwrap_or(begin + limit).min(begin + limit))
+    } else {
+        deadline
+    };
     let closing = calls.closing.clone();
     let reason = async move {
         tokio::select! {
             () = pass(until) => too_late(),
-            () = closing.cancelled() => Error::new(Kind::Unavailable, "The process is stopping.").into(),
+            () = closing.cancelled() => stopping(),
         }
     };
     Ok((response, End { reason: reason.boxed(), _place: place, _over: over }))
+}
+
+/// Returns at the deadline of the call, or once it takes longer than `limit`, which counts from the end of a streamed
+/// request. Connections to the database are suspect then, because the work may have been waiting for one that is gone.
+async fn overdue(app: &App, deadline: Option<Instant>, limit: Duration, progress: &RequestProgress) {
+    tokio::select! {
+        () = pass(deadline) => {}
+        () = progress.overdue(limit) => app.deadline.suspect_connections(),
+    }
+}
+
+/// Returns if the listener closes while messages of the request are still to come. A request that has arrived completely
+/// may finish.
+async fn cut_off(calls: &Calls, method: &Method, progress: &RequestProgress) {
+    calls.closing.cancelled().await;
+    if method.shape != Shape::Upload || progress.has_body() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn stopping() -> Status {
+    let mut refusal = Error::new(Kind::Unavailable, "The process is stopping.");
+    refusal.retry_after_s = Some(1);
+    refusal.into()
 }
 
 fn too_late() -> Status {
@@ -213,7 +263,7 @@ impl HttpBody for Answer {
         }
         let status = ready!(end.reason.as_mut().poll(cx));
         let mut trailers = HeaderMap::new();
-        // This cannot fail, since the status has no details to encode.
+        // This cannot fail: the message and the details of a status are encoded.
         let _ = status.add_header(&mut trailers);
         this.record.note_headers(&trailers);
         this.end = None;
@@ -234,6 +284,7 @@ struct Record {
     app: App,
     id: String,
     trace: TraceContext,
+    progress: Arc<RequestProgress>,
     /// Path of the method, or `unmatched`: paths that a caller makes up are not logged.
     route: &'static str,
     begin: Instant,
@@ -242,9 +293,15 @@ struct Record {
 }
 
 impl Record {
-    fn new(app: &App, method: Option<&Method>, id: String, trace: TraceContext) -> Record {
+    fn new(
+        app: &App,
+        method: Option<&Method>,
+        id: String,
+        trace: TraceContext,
+        progress: Arc<RequestProgress>,
+    ) -> Record {
         let route = method.map_or("unmatched", |method| method.path);
-        Record { app: app.clone(), id, trace, route, begin: Instant::now(), code: None }
+        Record { app: app.clone(), id, trace, progress, route, begin: Instant::now(), code: None }
     }
 
     /// Notes the status code, which headers or trailers may contain.
@@ -266,12 +323,13 @@ impl Drop for Record {
             return;
         }
         // Successful health checks of load balancers are only logged at debug level.
-        let probe = self.route == PROBE && self.code == Some(Code::Ok);
+        let probe = self.route == HEALTH_CHECK && self.code == Some(Code::Ok);
         let level = if probe { log::Level::Debug } else { log::Level::Info };
+        let account = self.progress.account().map_or_else(|| "-".to_owned(), |account| account.to_string());
         log::log!(target: "salebell::access", level,
             "request.id" = self.id.as_str(),
             "trace.id" = self.trace.trace_id().as_str(),
-            "account.id" = "-",
+            "account.id" = account.as_str(),
             "grpc.code" = self.code.map_or(-1, i32::from),
             "duration_ms" = took.as_micros() as f64 / 1000.0;
             "gRPC {} {code}", self.route);

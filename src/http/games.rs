@@ -7,25 +7,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
-use super::extract::body::{Id, Json, Params, bad_parameter};
+use super::extract::body::{Id, Json, Params};
 use super::extract::caller::Caller;
 use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::{Page, Paging};
+use crate::api::catalogue::find_games;
 use crate::app::App;
 use crate::domain::ids::GameId;
-use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
 use crate::store::games::{self, Game, GameFields};
-use crate::store::search;
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 500;
 /// Longest publisher, in characters.
 const MAX_PUBLISHER: usize = 200;
-/// Longest search text, in characters.
-const MAX_SEARCH: usize = 200;
 
 /// A game in a response.
 #[derive(Serialize, ToSchema)]
@@ -177,14 +174,7 @@ pub async fn list(
     paging: Paging,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<Page<GameResponse>>> {
-    if let Some(text) = params.q.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-        check_text(text, MAX_SEARCH).map_err(|problem| bad_parameter("q", &problem))?;
-        let found = search::search_games(app.reader(), text, paging.after()?, paging.rows()).await?;
-        let page = paging.page(found, |(place, _)| *place)?;
-        return Ok(if_none_match.answer(page.map(|(_, game)| GameResponse::from(game))));
-    }
-    let games = games::list_games(app.reader(), paging.after()?, paging.rows()).await?;
-    let page = paging.page(games, |game| game.id)?;
+    let page = find_games(&app, "q", params.q.as_deref(), &paging).await?;
     Ok(if_none_match.answer(page.map(GameResponse::from)))
 }
 

@@ -14,17 +14,16 @@ use super::answer::Tagged;
 use super::extract::body::{Id, Params, bad_parameter};
 use super::extract::conditional::IfNoneMatch;
 use super::extract::page::{Page, Paging};
-use super::offers::named_regions;
-use super::stores::{StoreRefResponse, named_store};
+use super::stores::StoreRefResponse;
+use crate::api::history::{HistoryPage, HistoryQuery};
 use crate::app::App;
 use crate::domain::history::{Bucket, InForce, Resolution};
 use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::{Money, cut_percent};
 use crate::domain::observation::parse_instant;
 use crate::domain::region::Region;
-use crate::error::{Error, Result};
-use crate::store::games;
-use crate::store::history::{self, HistoryFilter, HistoryKey, PriceChange, PricedOffer};
+use crate::error::Result;
+use crate::store::history::{PriceChange, PricedOffer};
 
 /// Offer of a point of the history.
 #[derive(Serialize, ToSchema)]
@@ -172,10 +171,6 @@ pub struct HistoryParams {
     resolution: Resolution,
 }
 
-fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
-    text.map(|text| parse_instant(text).map_err(|problem| bad_parameter(name, &problem))).transpose()
-}
-
 /// A page of the history; its type depends on the resolution.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -218,33 +213,20 @@ pub async fn list(
     paging: Paging,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<HistoryResponse>> {
-    let since = instant("since", params.since.as_deref())?.unwrap_or(DateTime::UNIX_EPOCH);
-    let until = instant("until", params.until.as_deref())?;
-    if until.is_some_and(|until| until <= since) {
-        return Err(bad_parameter("until", "must be after since"));
-    }
-    let store = named_store(&app, params.store.as_deref()).await?;
-    let regions = named_regions(params.region.as_deref())?;
-    if !games::game_exists(app.reader(), game_id).await? {
-        return Err(Error::not_found("game"));
-    }
-    let after: Option<HistoryKey> = paging.after()?;
-    let (reader, rows) = (app.reader(), paging.rows());
-    let mut filter = HistoryFilter {
+    let query = HistoryQuery {
         game_id,
-        store_id: store.map(|store| store.id),
-        regions,
-        since,
-        until: until.unwrap_or(DateTime::<Utc>::MAX_UTC),
+        store: params.store,
+        region: params.region,
+        since: instant("since", params.since.as_deref())?,
+        until: instant("until", params.until.as_deref())?,
+        resolution: params.resolution,
     };
-    if params.resolution == Resolution::Change {
-        let changes = history::list_changes(reader, &filter, after, rows).await?;
-        let page = paging.page(changes, |change| (change.offer.id, change.observed_at))?;
-        return Ok(if_none_match.answer(HistoryResponse::Changes(page.map(ChangeResponse::from))));
-    }
-    // A price is not carried into the future.
-    filter.until = filter.until.min(app.clock.now());
-    let buckets = history::list_buckets(reader, &filter, params.resolution, after, rows).await?;
-    let page = paging.page(buckets, |(offer, bucket)| (offer.id, bucket.start))?;
-    Ok(if_none_match.answer(HistoryResponse::Buckets(page.map(BucketResponse::from))))
+    Ok(if_none_match.answer(match query.load(&app, &paging).await? {
+        HistoryPage::Changes(page) => HistoryResponse::Changes(page.map(ChangeResponse::from)),
+        HistoryPage::Buckets(page) => HistoryResponse::Buckets(page.map(BucketResponse::from)),
+    }))
+}
+
+fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
+    text.map(|text| parse_instant(text).map_err(|problem| bad_parameter(name, &problem))).transpose()
 }

@@ -27,7 +27,6 @@ pub mod pages;
 pub mod prices;
 pub mod problems;
 pub mod quarantine;
-pub mod request_state;
 pub mod stats;
 pub mod stores;
 pub mod url_table;
@@ -51,7 +50,7 @@ use self::middleware::around::around;
 use self::middleware::cors::{self, Cors, MethodsOf};
 use self::middleware::handling::{CatchPanic, ShareCpu};
 use self::middleware::idempotency::{self, Idempotency};
-use self::middleware::rate_limit::{self, RateLimiter};
+use self::middleware::rate_limit;
 use self::middleware::request_id::Identify;
 use self::middleware::request_limits::HeadCheck;
 use self::middleware::response_headers::{Allow, CacheControl, default_header};
@@ -144,7 +143,6 @@ pub fn document_with(version: Version, deprecated: &[Deprecated]) -> Result<Valu
 
 /// Wraps routes in the layers, which are listed from the outermost to the innermost.
 pub fn layered(routes: Router<App>, app: App) -> Router {
-    let limiter = RateLimiter::new(app.clone());
     let table = Some(DEPRECATED).filter(|table| !table.is_empty());
     let deprecated = table.map(|table| from_fn_with_state((app.clone(), table), deprecation::middleware));
     let state: (App, MethodsOf) = (app.clone(), methods_of);
@@ -189,7 +187,9 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         // No account holds the processor for long while another waits.
         .layer(around::<ShareCpu>(&app))
         // The limits `server.rate_limits`: 429.
-        .option_layer(limiter.map(|limiter| from_fn_with_state(limiter, rate_limit::middleware)))
+        .option_layer(
+            app.request_limit.is_some().then(|| from_fn_with_state(app.clone(), rate_limit::middleware)),
+        )
         // The announced end of deprecated routes, and 410 after it.
         .option_layer(deprecated)
         // One execution and one response for each POST with an Idempotency-Key.

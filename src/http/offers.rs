@@ -7,18 +7,19 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
-use super::extract::body::{Id, Json, Params, bad_parameter};
+use super::extract::body::{Id, Json, Params};
 use super::extract::caller::Caller;
 use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::{Page, Paging};
-use super::stores::{StoreRefResponse, named_store};
+use super::stores::StoreRefResponse;
+use crate::api::catalogue::{list_offers, offers_of_game};
+use crate::api::parameters::{named_region, named_store};
 use crate::app::App;
 use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::Money;
 use crate::domain::region::{Region, check_region};
 use crate::error::{Error, Problem, Result};
-use crate::store::games;
 use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};
 
 /// An offer in a response. Fields of the price are null until the first observation.
@@ -101,10 +102,7 @@ pub struct OfferResponse {
 impl OfferResponse {
     /// Creates the response for the time `now`: a sale ends at the time that its store announced.
     fn new(offer: Offer, now: DateTime<Utc>) -> Self {
-        let price = offer.price;
-        let low = price.and_then(|price| price.low);
-        let on_sale = price.is_some_and(|price| price.is_on_sale(now));
-        let sale = price.and_then(|price| price.sale).filter(|_| on_sale);
+        let shown = offer.shown(now);
         OfferResponse {
             id: offer.id,
             game_id: offer.game_id,
@@ -113,18 +111,18 @@ impl OfferResponse {
             region: offer.region,
             platform: offer.platform,
             url: offer.url,
-            price: price.map(|price| Money { minor: price.amount, currency: price.currency }),
-            regular_price: price.map(|price| Money { minor: price.regular, currency: price.currency }),
-            cut: price.map(|price| price.cut()),
-            on_sale,
-            available: price.map(|price| price.available),
-            observed_at: price.map(|price| price.observed_at),
-            unknown_since: price.and_then(|price| price.unknown_since(now)),
-            low: low.zip(price).map(|(low, price)| Money { minor: low.amount, currency: price.currency }),
-            low_at: low.map(|low| low.at),
-            was_free_at: price.and_then(|price| price.was_free_at),
-            sale_started_at: offer.sale_started_at.filter(|_| on_sale),
-            sale_ends_at: sale.and_then(|sale| sale.ends_at),
+            price: shown.price,
+            regular_price: shown.regular_price,
+            cut: shown.cut,
+            on_sale: shown.on_sale,
+            available: shown.available,
+            observed_at: shown.observed_at,
+            unknown_since: shown.unknown_since,
+            low: shown.low,
+            low_at: shown.low_at,
+            was_free_at: shown.was_free_at,
+            sale_started_at: shown.sale_started_at,
+            sale_ends_at: shown.sale_ends_at,
             created_at: offer.created_at,
             updated_at: offer.updated_at,
         }
@@ -264,27 +262,6 @@ pub struct GameOfferParams {
     region: Option<String>,
 }
 
-/// Parses the region of a query parameter; `None` without the parameter.
-///
-/// # Errors
-/// `Malformed` if the value is not a region.
-pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
-    region
-        .map(|region| check_region(Some(region)).map_err(|problem| bad_parameter("region", &problem)))
-        .transpose()
-}
-
-/// The regions whose offers are valid in the region of a query parameter: that region, and everywhere.
-///
-/// # Errors
-/// `Malformed` if the value is not a region.
-pub fn named_regions(region: Option<&str>) -> Result<Option<Vec<String>>> {
-    Ok(named_region(region)?.map(|region| match region.as_str() {
-        "ZZ" => vec![region],
-        _ => vec![region, "ZZ".to_owned()],
-    }))
-}
-
 /// Lists offers in order of creation.
 #[utoipa::path(get, path = "/v1/offers", operation_id = "list_offers", tag = "catalogue")]
 pub async fn list(
@@ -299,7 +276,9 @@ pub async fn list(
         store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
         regions: named_region(params.region.as_deref())?.map(|region| vec![region]),
     };
-    Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
+    let page = list_offers(&app, &filter, &paging).await?;
+    let now = app.clock.now();
+    Ok(if_none_match.answer(page.map(|offer| OfferResponse::new(offer, now))))
 }
 
 /// Lists the offers of a game.
@@ -311,23 +290,10 @@ pub async fn list_of_game(
     paging: Paging,
     if_none_match: IfNoneMatch,
 ) -> Result<Tagged<Page<OfferResponse>>> {
-    if !games::game_exists(app.reader(), game_id).await? {
-        return Err(Error::not_found("game"));
-    }
-    let filter = OfferFilter {
-        id: None,
-        game_id: Some(game_id),
-        store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
-        regions: named_regions(params.region.as_deref())?,
-    };
-    Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
-}
-
-async fn page_of_offers(app: &App, filter: &OfferFilter, paging: &Paging) -> Result<Page<OfferResponse>> {
-    let offers = offers::list_offers(app.reader(), filter, paging.after()?, paging.rows()).await?;
-    let page = paging.page(offers, |offer| offer.id)?;
+    let (store, region) = (params.store.as_deref(), params.region.as_deref());
+    let page = offers_of_game(&app, game_id, store, region, &paging).await?;
     let now = app.clock.now();
-    Ok(page.map(|offer| OfferResponse::new(offer, now)))
+    Ok(if_none_match.answer(page.map(|offer| OfferResponse::new(offer, now))))
 }
 
 /// Returns an offer.

@@ -7,14 +7,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Created, Tagged};
-use super::extract::body::{Json, Params, Reference, bad_parameter};
+use super::extract::body::{Json, Params, Reference};
 use super::extract::caller::Caller;
 use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::StoreId;
-use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Problem, Result};
 use crate::store::offers::StoreRef;
@@ -154,21 +153,6 @@ impl UpdateStoreRequest {
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StoreParams {}
-
-/// Finds the store that a query parameter names by its id, slug or name; `None` without the parameter.
-///
-/// # Errors
-/// `Malformed` if there is no such store.
-pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
-    let Some(reference) = reference else { return Ok(None) };
-    if check_text(reference, MAX_NAME).is_err() {
-        return Err(bad_parameter("store", "does not name a store"));
-    }
-    match stores::find_store(app.reader(), reference).await? {
-        Some(store) => Ok(Some(store)),
-        None => Err(bad_parameter("store", "does not name a store")),
-    }
-}
 
 /// Lists all stores, ordered by slug.
 #[utoipa::path(get, path = "/v1/stores", operation_id = "list_stores", tag = "catalogue")]

@@ -35,10 +35,10 @@ use self::room::{Place, Room};
 use self::speaks::Speaks;
 use self::timeouts::{Answering, Arriving, ConnectionTimeouts, Overdue, WatchedStream};
 use self::tls::Tls;
+use crate::api::request_state::Peer;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::http::middleware::request_limits::MAX_HEADER_BYTES;
-use crate::http::request_state::Peer;
 use crate::{config, grpc, http, telemetry};
 
 /// A bound listener, whose address is known before it serves.
@@ -343,18 +343,20 @@ async fn answer_health(
     let mut answer = match speaks {
         Speaks::Http if matches!(path, "/healthz" | "/readyz") => router.oneshot(request).await?,
         Speaks::Grpc if path == grpc::HEALTH_CHECK => router.oneshot(request).await?,
-        Speaks::Http => {
-            let mut refusal = Error::new(Kind::Unavailable, FULL);
-            refusal.retry_after_s = Some(1);
-            refusal.into_response()
-        }
-        Speaks::Grpc => tonic::Status::unavailable(FULL).into_http(),
+        Speaks::Http => full().into_response(),
+        Speaks::Grpc => tonic::Status::from(full()).into_http(),
     };
     if http1 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     closing.cancel();
     Ok(answer)
+}
+
+fn full() -> Error {
+    let mut refusal = Error::new(Kind::Unavailable, FULL);
+    refusal.retry_after_s = Some(1);
+    refusal
 }
 
 impl Conversation {

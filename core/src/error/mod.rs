@@ -2,7 +2,7 @@
 
 pub mod connection;
 pub mod database;
-mod grpc;
+pub mod grpc;
 mod http;
 
 use std::fmt;
@@ -153,18 +153,41 @@ pub struct Error {
     pub errors: Vec<FieldError>,
     /// Seconds after which a retry may succeed.
     pub retry_after_s: Option<u64>,
+    /// The resource that does not exist, or belongs to another account.
+    missing: Option<Box<Missing>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A resource that was not found.
+#[derive(Debug)]
+struct Missing {
+    /// Kind of the resource, such as `game`.
+    what: String,
+    /// The id that was asked for, where it is known.
+    id: String,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Error { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, source: None }
+        let (errors, detail) = (Vec::new(), detail.into());
+        Error { kind, detail, errors, retry_after_s: None, missing: None, source: None }
     }
 
     pub fn not_found(what: &str) -> Self {
-        Error::new(Kind::NotFound, format!("There is no such {what}, or it belongs to another account."))
+        let detail = format!("There is no such {what}, or it belongs to another account.");
+        let missing = Missing { what: what.to_owned(), id: String::new() };
+        Error { missing: Some(Box::new(missing)), ..Error::new(Kind::NotFound, detail) }
+    }
+
+    /// States the id of the resource that was not found; other errors stay as they are.
+    #[must_use]
+    pub fn about(mut self, id: &str) -> Self {
+        if let Some(missing) = &mut self.missing {
+            missing.id = brief(id, MAX_TEXT);
+        }
+        self
     }
 
     pub fn malformed(detail: impl Into<String>) -> Self {

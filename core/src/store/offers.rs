@@ -8,6 +8,7 @@ use super::offer_removal::delete_offers;
 use super::stores;
 use crate::database::pool::PgPool;
 use crate::domain::ids::{GameId, OfferId, StoreId};
+use crate::domain::money::Money;
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
 
@@ -36,6 +37,52 @@ pub struct Offer {
     pub sale_started_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+/// What is shown of an offer's price at a time. Fields are `None` until the first observation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShownPrice {
+    /// Price at the last observation.
+    pub price: Option<Money>,
+    pub regular_price: Option<Money>,
+    /// Whole per cent below the regular price.
+    pub cut: Option<i16>,
+    pub on_sale: bool,
+    pub available: Option<bool>,
+    pub observed_at: Option<DateTime<Utc>>,
+    /// When the price became unknown: its sale has ended, as the store had announced.
+    pub unknown_since: Option<DateTime<Utc>>,
+    /// Lowest price ever paid.
+    pub low: Option<Money>,
+    pub low_at: Option<DateTime<Utc>>,
+    /// Start of the latest giveaway.
+    pub was_free_at: Option<DateTime<Utc>>,
+    /// Start and announced end of the sale in progress.
+    pub sale_started_at: Option<DateTime<Utc>>,
+    pub sale_ends_at: Option<DateTime<Utc>>,
+}
+
+impl Offer {
+    /// The price as it is shown at the time `now`: a sale ends at the time that its store announced.
+    pub fn shown(&self, now: DateTime<Utc>) -> ShownPrice {
+        let Some(price) = self.price else { return ShownPrice::default() };
+        let money = |minor| Some(Money { minor, currency: price.currency });
+        let on_sale = price.is_on_sale(now);
+        ShownPrice {
+            price: money(price.amount),
+            regular_price: money(price.regular),
+            cut: Some(price.cut()),
+            on_sale,
+            available: Some(price.available),
+            observed_at: Some(price.observed_at),
+            unknown_since: price.unknown_since(now),
+            low: price.low.and_then(|low| money(low.amount)),
+            low_at: price.low.map(|low| low.at),
+            was_free_at: price.was_free_at,
+            sale_started_at: self.sale_started_at.filter(|_| on_sale),
+            sale_ends_at: price.sale.filter(|_| on_sale).and_then(|sale| sale.ends_at),
+        }
+    }
 }
 
 /// Fields of an existing offer that a caller can set. Store, SKU and region identify it and cannot be changed.

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 use axum::body::{Body, HttpBody};
@@ -18,17 +17,19 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
 
+pub use crate::api::paced_body::broken_off;
+use crate::api::parameters::MAX_REPEATED;
+pub use crate::api::parameters::bad_parameter;
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::auth::Caller;
 use crate::domain::ids::AccountId;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
-use crate::error::{Error, FieldError, Kind, Result, brief};
-use crate::http::request_state::RequestProgress;
+use crate::error::{Error, Kind, Result, brief};
 
 /// A JSON body of at most `server.max_json_bytes`. The types themselves refuse unknown fields.
 pub struct Json<T>(pub T);
@@ -155,121 +156,6 @@ pub async fn hash_body(request: Request) -> Result<Digest> {
     Ok(hash.value())
 }
 
-/// The refusal of a body that broke off: `Timeout` if it paused for too long or arrived too slowly, else `Malformed`.
-pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(stalled) = cause.downcast_ref::<Stalled>() {
-            return Error::new(Kind::Timeout, format!("The body {stalled}."));
-        }
-        // `source` of an I/O error skips the error that it wraps.
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = wrapped.map_or_else(|| cause.source(), |wrapped| Some(wrapped as _));
-    }
-    Error::malformed(format!("The body broke off: {error}."))
-}
-
-/// Limits of a body's pace.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Longest pause between two pieces.
-    pub idle: Duration,
-    /// Fewest bytes of a stream that must arrive in a minute of waiting for them.
-    pub min_bytes_per_minute: u64,
-    /// Waiting time over which the pace is measured.
-    pub slow_after: Duration,
-}
-
-/// Body of a request, whose pace is limited and whose end is noted.
-pub struct PacedBody {
-    body: Body,
-    pace: Pace,
-    pause: Pin<Box<Sleep>>,
-    /// Time at which the wait for the next piece began. The time counts only while the server waits for the client, not
-    /// while the client waits for the server.
-    waiting_since: Option<Instant>,
-    /// Time spent waiting since the pace was last checked.
-    waited: Duration,
-    /// Bytes received since the pace was last checked.
-    bytes: u64,
-    progress: Arc<RequestProgress>,
-}
-
-impl PacedBody {
-    pub fn new(body: Body, pace: Pace, progress: Arc<RequestProgress>) -> PacedBody {
-        let pause = Box::pin(tokio::time::sleep(pace.idle));
-        PacedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
-    }
-
-    /// Whether too few bytes have arrived in the time spent waiting.
-    fn is_too_slow(&mut self, piece: usize) -> bool {
-        self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.bytes += piece as u64;
-        if self.waited < self.pace.slow_after {
-            return false;
-        }
-        let least = self.pace.min_bytes_per_minute as f64 * self.waited.as_secs_f64() / 60.0;
-        let bytes = std::mem::take(&mut self.bytes);
-        self.waited = Duration::ZERO;
-        bytes < least as u64
-    }
-}
-
-impl HttpBody for PacedBody {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            if self.waiting_since.is_none() {
-                let now = Instant::now();
-                self.waiting_since = Some(now);
-                let until = now + self.pace.idle;
-                self.pause.as_mut().reset(until);
-            }
-            return self.pause.as_mut().poll(context).map(|()| Some(Err(axum::Error::new(Stalled::Paused))));
-        };
-        let piece =
-            frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, |data| data.len());
-        let too_slow = self.is_too_slow(piece);
-        if frame.is_none() || self.body.is_end_stream() {
-            self.progress.body_ended();
-        } else if too_slow && self.progress.is_stream() {
-            return Poll::Ready(Some(Err(axum::Error::new(Stalled::Slow))));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Reason for not waiting for the rest of a body.
-#[derive(Clone, Copy, Debug)]
-enum Stalled {
-    Paused,
-    Slow,
-}
-
-impl std::fmt::Display for Stalled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Stalled::Paused => "paused for too long",
-            Stalled::Slow => "arrived too slowly",
-        })
-    }
-}
-
-impl std::error::Error for Stalled {}
-
 /// Deserializes an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
 pub fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
     deserializer: D,
@@ -322,10 +208,6 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     deserializer.end().map_err(|error| Error::malformed(format!("The body is not JSON: {error}.")))?;
     Ok(value)
 }
-
-/// Maximum number of characters of a name or a value that an error repeats; more could truncate the sentence around
-/// them.
-const MAX_REPEATED: usize = 200;
 
 /// Rewords serde's message about a value in the terms of JSON instead of Rust.
 fn plain(message: &str) -> String {
@@ -440,14 +322,6 @@ fn check_query_text(parts: &Parts) -> Result<()> {
 /// The decoded pairs of the query, in order.
 pub fn query_pairs(parts: &Parts) -> Vec<(String, String)> {
     url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
-}
-
-/// The refusal of an invalid query parameter: 400.
-pub fn bad_parameter(name: &str, detail: &str) -> Error {
-    let (name, detail) = (brief(name, MAX_REPEATED), brief(detail, MAX_REPEATED));
-    let mut refusal = Error::malformed(format!("The query parameter {name} {detail}."));
-    refusal.errors.push(FieldError { pointer: name, detail });
-    refusal
 }
 
 /// The `{id}` of a path. A value that is not a UUID identifies nothing: 404.

@@ -8,15 +8,16 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderName, header};
 use std::sync::Arc;
 
+use crate::api::bearer::{bearer, only};
+use crate::api::client::Client;
+use crate::api::request_state::{OIDC_DATA, RequestProgress};
 use crate::app::App;
 pub use crate::auth::Caller;
 use crate::config::WebOrigin;
 use crate::error::{Error, Kind, Result, chain};
-use crate::http::middleware::trusted_proxies::Client;
-use crate::http::request_state::{OIDC_DATA, RequestProgress};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Error;
@@ -103,28 +104,6 @@ async fn find_caller(app: &App, parts: &Parts) -> Result<Caller> {
     } else {
         app.authenticator.authenticate(bearer(&parts.headers)?).await
     }
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str> {
-    let text = only(headers, header::AUTHORIZATION)?.split_once(' ');
-    text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim())
-        .ok_or_else(|| refuse("The Authorization header must be: Bearer <token>.".to_owned()))
-}
-
-/// Returns the value of a header that must occur exactly once.
-fn only(headers: &HeaderMap, name: HeaderName) -> Result<&str> {
-    let mut given = headers.get_all(&name).iter();
-    let shown = if name == header::AUTHORIZATION { "Authorization" } else { name.as_str() };
-    let value = given.next().ok_or_else(|| refuse(format!("The {shown} header is missing.")))?;
-    if given.next().is_some() {
-        return Err(refuse(format!("There is more than one {shown} header.")));
-    }
-    value.to_str().map_err(|_| refuse(format!("The {shown} header cannot be read.")))
-}
-
-fn refuse(detail: String) -> Error {
-    Error::new(Kind::Unauthenticated, detail)
 }
 
 /// Refuses a change that does not come from our own pages. Current browsers state the source of every request (Fetch

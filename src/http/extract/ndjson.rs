@@ -16,9 +16,10 @@ use tokio_util::io::StreamReader;
 use super::body::{BodyHash, begin_stream, broken_off};
 use crate::app::cpu_time::{Stride, poll_give_way};
 use crate::error::{Error, Kind, Result};
+use crate::intake::MAX_OBSERVATION_BYTES;
 
 /// Longest line, in bytes.
-pub const MAX_LINE: usize = 64 << 10;
+pub const MAX_LINE: usize = MAX_OBSERVATION_BYTES;
 /// Largest ratio of the decompressed size of a body to its compressed size, after the first megabyte.
 const MAX_RATIO: u64 = 200;
 /// Decompressed bytes up to which the ratio is not checked.

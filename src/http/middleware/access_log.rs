@@ -10,9 +10,9 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 
 use super::around::{AnswerFuture, Around, InnerService};
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::error::REQUEST_ID;
-use crate::http::request_state::RequestProgress;
 use crate::telemetry::trace_context::TraceContext;
 
 /// Records every request once: with the status of its response, or with 499.

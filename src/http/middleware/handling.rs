@@ -7,9 +7,9 @@ use axum::response::IntoResponse;
 use futures_util::FutureExt;
 
 use super::around::{AnswerFuture, Around, InnerService};
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::error::Error;
-use crate::http::request_state::RequestProgress;
 
 /// Responds with 500 if the handler panics. A panic leaves no state that another request could see: transactions roll
 /// back. tower-http's `CatchPanicLayer` does the same, but boxes every body.

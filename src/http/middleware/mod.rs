@@ -10,4 +10,3 @@ pub mod request_id;
 pub mod request_limits;
 pub mod response_headers;
 pub mod time_limits;
-pub mod trusted_proxies;

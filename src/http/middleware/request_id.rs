@@ -6,9 +6,9 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 
 use super::around::{AnswerFuture, Around, InnerService};
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::error::REQUEST_ID;
-use crate::http::request_state::RequestProgress;
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");

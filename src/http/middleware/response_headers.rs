@@ -6,8 +6,8 @@ use axum::response::Response;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::around::{AnswerFuture, Around, InnerService};
+use crate::api::request_state::is_private;
 use crate::app::App;
-use crate::http::request_state::is_private;
 
 /// Methods that any path supports, for the 405 of a path that is not in the URL table.
 const METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS");

@@ -9,10 +9,11 @@ use axum::response::IntoResponse;
 
 use super::around::{AnswerFuture, Around, InnerService};
 use super::response_headers::close_connection;
+use crate::api::hang_up::HangUp;
+use crate::api::paced_body::{Pace, PacedBody};
+use crate::api::request_state::RequestProgress;
 use crate::app::App;
 use crate::error::{Error, Kind};
-use crate::http::extract::body::{Pace, PacedBody};
-use crate::http::request_state::RequestProgress;
 
 /// Largest body, in bytes, that has usually arrived by the time its request is handled.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
@@ -25,11 +26,7 @@ impl Around for BodyWatch {
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
         let progress = RequestProgress::of(&request);
         let http1 = request.version() < Version::HTTP_2;
-        let pace = Pace {
-            idle: app.config.server.body_idle_timeout,
-            min_bytes_per_minute: app.config.files.min_bytes_per_minute,
-            slow_after: app.config.files.slow_after,
-        };
+        let pace = Pace::of(&app.config);
         let answer = inner.call(request.map(|body| watch(body, pace, &progress)));
         Box::pin(async move {
             let mut answer = answer.await?;
@@ -71,9 +68,9 @@ impl Around for RequestDeadline {
             };
             tokio::pin!(answer);
             // Declared after the work, so it is dropped before the work when the client disconnects.
-            let mut hang_up = HangUp(Some(&app));
+            let hang_up = HangUp::new(&app);
             let answer = answer.as_mut().await;
-            hang_up.0 = None;
+            hang_up.disarm();
             answer
         })
     }
@@ -83,17 +80,6 @@ impl Around for RequestDeadline {
 async fn give_up(app: &App, progress: &RequestProgress) {
     progress.overdue(app.config.server.request_timeout).await;
     app.deadline.suspect_connections();
-}
-
-/// Guard that marks connections as suspect if it is dropped before the response.
-struct HangUp<'a>(Option<&'a App>);
-
-impl Drop for HangUp<'_> {
-    fn drop(&mut self) {
-        if let Some(app) = self.0 {
-            app.deadline.suspect_connections();
-        }
-    }
 }
 
 /// The refusal after the deadline: 408 (RFC 9110) if the request has not arrived, 503 if its handler was too slow.

@@ -23,7 +23,7 @@ use super::deprecation::{self, DEPRECATED, Deprecated};
 use super::extract::body::Params;
 use super::extract::conditional::{IfNoneMatch, Representation};
 use super::json::{JSON, to_json};
-use super::middleware::rate_limit::Class;
+use super::middleware::rate_limit::class_of;
 use crate::error::{Error, Result};
 
 /// Media types whose bodies are streams of items.
@@ -116,7 +116,7 @@ pub fn document(operations: Operations, deprecated: &[Deprecated], version: Vers
         if method == Method::POST {
             outline.allow_repetition();
         }
-        if Class::of(&method, path, None).is_none() {
+        if class_of(&method, path, None).is_none() {
             outline.exempt_from_limits();
         }
         let Some(name) = http_method(&method) else { continue };

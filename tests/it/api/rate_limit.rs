@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use reqwest::{Method, Response};
-use salebell::http::middleware::rate_limit::Class;
+use salebell::http::middleware::rate_limit::class_of;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -193,7 +193,7 @@ async fn every_route_has_the_headers_of_its_class() {
     for (method, path) in routes() {
         let answer = app.request(method.clone(), &at(&path, Uuid::now_v7())).send().await.unwrap();
         let name = format!("{method} {path}");
-        let is_limited = Class::of(&method, &path, None).is_some();
+        let is_limited = class_of(&method, &path, None).is_some();
         assert_eq!(has_no_limit(&answer), !is_limited, "{name}");
         unlimited.extend((!is_limited).then_some(name));
     }
@@ -211,7 +211,7 @@ async fn every_route_has_the_headers_of_its_class() {
 #[test]
 fn the_document_states_429_and_the_limits_where_they_can_come() {
     for operation in operations() {
-        let class = Class::of(&operation.method.parse().unwrap(), operation.path, None);
+        let class = class_of(&operation.method.parse().unwrap(), operation.path, None);
         for (status, answer) in operation.answers() {
             let has = |name: &str| answer["headers"].get(name).is_some();
             let is_limited = class.is_some();

@@ -21,7 +21,7 @@ use jsonschema::{ValidationError, Validator};
 use parking_lot::Mutex;
 use salebell::error::brief;
 use salebell::http::document;
-use salebell::http::middleware::rate_limit::Class;
+use salebell::http::middleware::rate_limit::class_of;
 use salebell::http::openapi::Version;
 use serde_json::{Map, Value, json};
 
@@ -313,7 +313,7 @@ fn name_of(operation: Operation, status: &str) -> String {
         let statuses = |one: Operation| one.answers().map(|(status, _)| status).collect::<BTreeSet<_>>();
         // Some requests count for no limit, and are refused for none.
         let limited =
-            operations().filter(|one| Class::of(&one.method.parse().unwrap(), one.path, None).is_some());
+            operations().filter(|one| class_of(&one.method.parse().unwrap(), one.path, None).is_some());
         limited.map(statuses).reduce(|all, one| &all & &one).unwrap_or_default()
     });
     let who = if OF_ALL.contains(status) { "every" } else { operation.id() };

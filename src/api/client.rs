@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use axum::http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
-use crate::http::request_state::Peer;
+use crate::api::request_state::Peer;
 
 /// Maximum number of addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is
 /// longer.
