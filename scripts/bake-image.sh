@@ -42,7 +42,7 @@ if [ -z "${SALEBELL_BINARY:-}" ]; then
   SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
-if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock askama.toml core src migrations packer systemd)" ]; then
+if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock askama.toml build.rs proto core src migrations packer systemd)" ]; then
   if [ "$where" = aws ]; then
     echo "Files differ from commit $commit, whose name the image would bear. Commit first." >&2
     exit 1

@@ -30,7 +30,7 @@ if [ -z "${SALEBELL_BINARY:-}" ]; then
   SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
-dirty=$(git status --porcelain -- Cargo.toml Cargo.lock askama.toml core src migrations packaging systemd)
+dirty=$(git status --porcelain -- Cargo.toml Cargo.lock askama.toml build.rs proto core src migrations packaging systemd)
 number=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 if [ -n "${SALEBELL_PACKAGE_VERSION:-}" ]; then
   version=$SALEBELL_PACKAGE_VERSION

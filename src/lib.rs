@@ -3,7 +3,7 @@
 //! Path of the data, from top to bottom; the folders follow it:
 //!
 //! ```text
-//! report           http/prices.rs, cli/report/     prices from a store or a program; worker/imports.rs reads files
+//! report           http/, grpc/, cli/report/       prices from a store or a program; worker/imports.rs reads files
 //!   → intake       intake.rs                       each observation is checked and added to a message
 //!   → bus          outbound/bus/                   durable before the 202; a table of PostgreSQL, or SNS and SQS
 //!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)

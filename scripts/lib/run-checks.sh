@@ -42,6 +42,7 @@ if [ "$*" = stacks ]; then
   echo "==> all checks of the stacks passed"
   exit
 fi
+step "$SALEBELL_TEST_NODE_PATH/.bin/buf" lint
 if [ $# -eq 0 ] && [ -z "$left_out" ] && [ "$(id -u)" -eq 0 ]; then
   # It waits for the network while this script compiles. For an unprivileged user it is made when its turn comes,
   # because sudo may ask for a password then.

@@ -76,7 +76,7 @@ pub const METRICS: &[Metric] = &[
     metric("http_request_duration_seconds", Histogram, SECONDS, &["route", "status"], By(&[]), "from the headers of a request to those of its answer"),
     metric("grpc_requests_total", Counter, COUNT, &["route", "code"], By(&["code"]), "calls that have ended, streams too; `aborted` when the client went away"),
     metric("grpc_request_duration_seconds", Histogram, SECONDS, &["route", "code"], No, "from a call's headers to its end, streams too"),
-    metric("grpc_streams", Gauge, COUNT, &[], No, "open streams, 100 at the most"),
+    metric("grpc_streams", Gauge, COUNT, &[], No, "open watches of health and reflection, 100 at the most"),
 
     metric("salebell_prices_accepted_total", Counter, COUNT, &[], By(&[]), "prices put on the bus"),
     metric("bus_oldest_message_age_seconds", Gauge, SECONDS, &[], Fleet, "how long reports have waited to be recorded"),

@@ -13,6 +13,8 @@ import threading
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
@@ -107,8 +109,25 @@ def reflect():
     tell(services=sorted(database.get_services()), methods=[method.name for method in service.methods])
 
 
+def invoke(path, requests, metadata=()):
+    """Calls a method of which only its name is known: the server describes its messages. Tells all of its answers."""
+    service, name = path.strip("/").split("/")
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    method = pool.FindServiceByName(service).methods_by_name[name]
+    taken, made = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    kind = ("stream_" if method.client_streaming else "unary_") + ("stream" if method.server_streaming else "unary")
+    stub = getattr(channel, kind)(
+        path, request_serializer=taken.SerializeToString, response_deserializer=made.FromString
+    )
+    messages = [ParseDict(request, taken()) for request in requests]
+    given = iter(messages) if method.client_streaming else messages[0]
+    came = stub(given, timeout=LIMIT, metadata=[tuple(pair) for pair in metadata])
+    answers = came if method.server_streaming else [came]
+    tell(answers=[MessageToDict(answer, preserving_proto_field_name=True) for answer in answers])
+
+
 open_streams = []
-commands = {each.__name__: each for each in (check, watch, watch_many, leave_one, call, reflect)}
+commands = {each.__name__: each for each in (check, watch, watch_many, leave_one, call, reflect, invoke)}
 for line in sys.stdin:
     asked = json.loads(line)
     try:

@@ -10,6 +10,7 @@ mod cli;
 mod database;
 mod delivery;
 mod files;
+mod grpc;
 mod instance;
 mod pricing;
 mod process;

@@ -29,10 +29,10 @@ async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
         let url = serve(&app).await;
         assert_eq!(url.starts_with("https://"), tls == MINTED);
         let mut client = Client::start(&url);
-        for service in ["", HEALTH, "grpc.reflection.v1.ServerReflection"] {
+        for service in ["", HEALTH, "grpc.reflection.v1.ServerReflection", "salebell.v1.Prices"] {
             assert_eq!(client.check(service).await, "SERVING", "{service:?}");
         }
-        assert_eq!(client.check("salebell.v1.Prices").await, "NOT_FOUND");
+        assert_eq!(client.check("salebell.v2.Prices").await, "NOT_FOUND");
         assert_eq!(
             client.ask("watch", json!({"service": "what"})).await,
             json!({"status": "SERVICE_UNKNOWN"})
@@ -69,7 +69,9 @@ async fn reflection_lists_all_services_and_no_other_answers() {
     services.dedup();
     assert_eq!(answer, json!({"services": services, "methods": ["Check", "Watch"]}));
     for path in [
-        "/salebell.v1.Prices/Report",
+        "/salebell.v1.Prices/Other",
+        "/salebell.v1.prices/Report",
+        "/Prices/Report",
         "/grpc.health.v1.Health/List",
         "/grpc.health.v1.Health/check",
         "/grpc.health.v1.Health/",

@@ -1,14 +1,65 @@
-//! Python's grpcio as a client, controlled line by line: `tests/clients/grpc_client.py`.
+//! Clients of gRPC: generated from `proto/` and called in process, and Python's grpcio, controlled line by line
+//! (`tests/clients/grpc_client.py`).
 
 use std::process::Stdio;
 use std::time::Duration;
 
+use axum::Router;
+use salebell::grpc::router;
 use salebell::server::Server;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
 
+use self::pb::games_client::GamesClient;
+use self::pb::prices_client::PricesClient;
 use super::TestApp;
+
+/// Messages and clients of `proto/`, which `build.rs` generates for tests.
+pub mod pb {
+    #![allow(clippy::all, reason = "generated code")]
+    include!(concat!(env!("OUT_DIR"), "/client/salebell.v1.rs"));
+}
+
+/// The services in process. They close when `closing` is cancelled.
+pub fn services(app: &TestApp, closing: &CancellationToken) -> Router {
+    router(app.state.clone(), closing.clone()).unwrap()
+}
+
+/// Client of the catalogue, in process.
+pub fn games(app: &TestApp) -> GamesClient<Router> {
+    GamesClient::new(services(app, &CancellationToken::new()))
+}
+
+/// Client of the reports, in process.
+pub fn prices(app: &TestApp) -> PricesClient<Router> {
+    PricesClient::new(services(app, &CancellationToken::new()))
+}
+
+/// A request with a token.
+pub fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+/// A valid observation of a sku for this many euros.
+pub fn observation(sku: &str, amount: &str) -> pb::Observation {
+    pb::Observation {
+        store: "gog".to_owned(),
+        sku: sku.to_owned(),
+        title: format!("Game {sku}"),
+        price: Some(pb::Money { amount: amount.to_owned(), currency: "EUR".to_owned() }),
+        ..pb::Observation::default()
+    }
+}
+
+/// A message of a report.
+pub fn message(observations: &[pb::Observation]) -> pb::ReportRequest {
+    pb::ReportRequest { observations: observations.to_vec(), backfill: false }
+}
 
 /// Serves gRPC for this app too, and returns the address, such as `https://127.0.0.1:9000`.
 pub async fn serve(app: &TestApp) -> String {
