@@ -349,6 +349,8 @@ impl Repetition {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn key(values: &[&str]) -> Option<String> {

@@ -9,7 +9,6 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::support::TestApp;
-use crate::support::builder::TestAppBuilder;
 use crate::support::grpc::{games, message, observation, pb, prices, with_token};
 
 const FIRST: i64 = 1_700_000_000;
@@ -17,7 +16,7 @@ const DAY: i64 = 86_400;
 
 /// An app with the prices of games `a` and `b`: that of `a` changed each day, and is on sale.
 async fn catalogue() -> TestApp {
-    let app = TestAppBuilder::default().spawn().await;
+    let app = TestApp::spawn().await;
     let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
     let at = |day: i64, sku: &str, amount: &str| pb::Observation {
         observed_at: Some(Timestamp { seconds: FIRST + day * DAY, nanos: 0 }),
@@ -185,7 +184,8 @@ async fn a_refusal_names_the_field_or_the_resource() {
         let info = details.error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("invalid", "salebell"));
         assert!(refusal.message().starts_with(&format!("{field} ")), "{refusal:?}");
-        assert_eq!(refusal.metadata()["x-request-id"], details.request_info().unwrap().request_id);
+        let id = details.request_info().unwrap().request_id.as_str();
+        assert_eq!(refusal.metadata().get("x-request-id").unwrap(), id);
     }
     let text = pb::GamesSearchRequest { text: "x".repeat(201), ..Default::default() };
     let refusal = games(&app).search(text).await.unwrap_err();

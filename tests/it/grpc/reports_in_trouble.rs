@@ -103,7 +103,7 @@ async fn calls_count_together_with_the_requests_of_http() {
         prices(&app).report(with_token(messages, &anna.token)).await
     };
     let left = |metadata: &tonic::metadata::MetadataMap| {
-        metadata["ratelimit"].to_str().unwrap().split(';').nth(1).unwrap().to_owned()
+        metadata.get("ratelimit").unwrap().to_str().unwrap().split(';').nth(1).unwrap().to_owned()
     };
     assert_eq!(left(report().await.unwrap().metadata()), "r=1");
     assert_eq!(left(report().await.unwrap().metadata()), "r=0");
