@@ -46,7 +46,7 @@ pub struct Saved {
     pub status: u16,
     /// Names and values.
     pub headers: Value,
-    /// Encrypted by `http::idempotency`. `None`: it must not be stored.
+    /// Encrypted by `api::idempotency`. `None`: it must not be stored.
     pub body: Option<Vec<u8>>,
 }
 
