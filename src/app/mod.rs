@@ -116,8 +116,7 @@ impl AppState {
             // Started here, so that no command can omit it.
             tokio::spawn(tokens.clone().keep());
         }
-        let limit = config.server.rate_limit_per_minute;
-        let request_limit = (limit > 0).then(|| RequestLimit::new(clock.clone(), limit));
+        let request_limit = RequestLimit::new(clock.clone(), config.server.rate_limits);
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
         let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone(), &aws);
         let activity = Activity::new(writer.clone(), deadline.clone());

@@ -1,4 +1,4 @@
-//! Admission of a call: its token and scope, `server.rate_limit_per_minute`, and the pace of its messages.
+//! Admission of a call: its token and scope, `server.rate_limits`, and the pace of its messages.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use crate::api::client::Client;
 use crate::api::paced_body::{Pace, PacedBody};
 use crate::api::request_state::RequestProgress;
 use crate::app::App;
-use crate::app::request_limit::{Left, Who};
+use crate::app::request_limit::{Counted, Left, Who};
 use crate::auth::Caller;
 use crate::error::{Error, Result};
 
 /// A call that may be answered.
 pub struct Admitted {
     pub request: Request,
-    /// What is left of the limit of requests, if there is one.
-    left: Option<Left>,
+    /// What the call counts as, and what is left of its limit, if it has one.
+    left: Option<(Counted, Left)>,
 }
 
 impl Admitted {
     /// Metadata of the response that state the limit of requests.
-    pub fn put_headers(app: &App, left: Option<&Left>, headers: &mut HeaderMap) {
-        if let Some((limit, left)) = app.request_limit.as_ref().zip(left) {
-            limit.put_headers(headers, left);
+    pub fn put_headers(left: Option<&(Counted, Left)>, headers: &mut HeaderMap) {
+        if let Some((counted, left)) = left {
+            counted.put_headers(headers, left);
         }
     }
 
     /// Separates the request from what is left of the limit.
-    pub fn into_parts(self) -> (Request, Option<Left>) {
+    pub fn into_parts(self) -> (Request, Option<(Counted, Left)>) {
         (self.request, self.left)
     }
 }
@@ -61,16 +61,19 @@ pub async fn admit(
     if let Ok(caller) = &caller {
         progress.set_account(caller.account);
     }
-    let left = app.request_limit.as_ref().map(|limit| {
+    let class = method.class();
+    let left = app.request_limit.as_ref().and_then(|limiter| {
+        let limit = limiter.of(class)?;
         let trusted = &app.config.server.trusted_proxies;
         let address = || Client::of(request.headers(), request.extensions(), trusted).network();
-        limit.take(
-            caller.as_ref().map_or_else(|_| Who::Address(address()), |caller| Who::Account(caller.account)),
-        )
+        let who =
+            caller.as_ref().map_or_else(|_| Who::Address(address()), |caller| Who::Account(caller.account));
+        let counted = Counted::new(who, class, limit);
+        Some((counted, limiter.take(counted)))
     });
-    if let Err(refusal) = check(app, method, caller, left.as_ref(), &mut request) {
+    if let Err(refusal) = check(method, caller, left.as_ref(), &mut request) {
         let mut headers = HeaderMap::new();
-        Admitted::put_headers(app, left.as_ref(), &mut headers);
+        Admitted::put_headers(left.as_ref(), &mut headers);
         let mut status = Status::from(refusal);
         *status.metadata_mut() = MetadataMap::from_headers(headers);
         return Err(status);
@@ -89,16 +92,15 @@ pub async fn admit(
 }
 
 fn check(
-    app: &App,
     method: &Method,
     caller: Result<Caller>,
-    left: Option<&Left>,
+    left: Option<&(Counted, Left)>,
     request: &mut Request,
 ) -> Result<()> {
-    if let Some((limit, left)) = app.request_limit.as_ref().zip(left)
+    if let Some((counted, left)) = left
         && !left.allowed
     {
-        return Err(limit.refusal(left));
+        return Err(counted.refusal(left));
     }
     let Access::Scope(scope) = method.access else { return Ok(()) };
     let caller = caller?;

@@ -116,7 +116,7 @@ async fn answer(
     let work = async {
         let (request, left) = admit(app, method, request, progress).await?.into_parts();
         let mut response = app.cpu.share(|| progress.account(), next.run(request)).await;
-        Admitted::put_headers(app, left.as_ref(), response.headers_mut());
+        Admitted::put_headers(left.as_ref(), response.headers_mut());
         Ok(response)
     };
     let response: Result<Response, Status> = tokio::select! {

@@ -1,10 +1,23 @@
 //! Methods and services of the gRPC API.
 
+use crate::app::request_limit::Class;
+
 /// A method of the gRPC API.
 pub struct Method {
     pub path: &'static str,
     pub access: Access,
     pub shape: Shape,
+}
+
+impl Method {
+    /// The class of requests that its calls count as, together with those of HTTP.
+    pub fn class(&self) -> Class {
+        match self.path {
+            REPORT => Class::Write,
+            SEARCH => Class::Heavy,
+            _ => Class::Read,
+        }
+    }
 }
 
 /// Who may call a method.
@@ -13,9 +26,9 @@ pub enum Access {
     /// Anyone, as often as they like: load balancers have no token, and reflection only returns what is public in this
     /// repository.
     Unlimited,
-    /// Anyone, within `server.rate_limit_per_minute`: the catalogue is readable without a token.
+    /// Anyone, within `server.rate_limits`: the catalogue is readable without a token.
     Open,
-    /// A caller with this scope, within `server.rate_limit_per_minute`.
+    /// A caller with this scope, within `server.rate_limits`.
     Scope(&'static str),
 }
 
@@ -38,6 +51,8 @@ pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Path of price reports, which a caller may send whose API key the database cannot confirm at the moment.
 pub(super) const REPORT: &str = "/salebell.v1.Prices/Report";
 
+const SEARCH: &str = "/salebell.v1.Games/Search";
+
 const fn method(path: &'static str, access: Access, shape: Shape) -> Method {
     Method { path, access, shape }
 }
@@ -52,7 +67,7 @@ pub const METHODS: &[Method] = &[
     method("/salebell.v1.Games/Get", Access::Open, Shape::Unary),
     method("/salebell.v1.Games/ListOffers", Access::Open, Shape::Unary),
     method("/salebell.v1.Games/ListPrices", Access::Open, Shape::Download),
-    method("/salebell.v1.Games/Search", Access::Open, Shape::Unary),
+    method(SEARCH, Access::Open, Shape::Unary),
     method("/salebell.v1.Prices/GetBatch", Access::Scope("prices:write"), Shape::Unary),
     method(REPORT, Access::Scope("prices:write"), Shape::Upload),
 ];

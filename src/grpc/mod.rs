@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! calls::middleware   the method is known, deadline, panics, limit of streams, end at the drain, log, metrics
-//!   admission         the token and its scope, server.rate_limit_per_minute, the pace of the request
+//!   admission         the token and its scope, server.rate_limits, the pace of the request
 //!     the service     limit of its messages
 //! ```
 

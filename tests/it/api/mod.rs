@@ -3,9 +3,9 @@
 pub mod auth_coverage;
 mod bad_bytes;
 mod bad_values;
+mod clients;
 mod cors;
 mod deprecation;
-mod clients;
 mod empty_patches;
 mod every_operation;
 mod idempotency;
