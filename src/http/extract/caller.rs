@@ -8,7 +8,7 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, header};
+use axum::http::header;
 use std::sync::Arc;
 
 use crate::api::bearer::{bearer, only};
