@@ -7,8 +7,8 @@
 //! CORS may let that page read the answer, for the token that it sends.
 
 use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::header;
+use axum::http::request::Parts;
 use std::sync::Arc;
 
 use crate::api::bearer::{bearer, only};

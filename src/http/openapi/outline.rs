@@ -216,8 +216,12 @@ impl Outline {
         for (status, answer) in self.answers {
             stated.responses.responses.entry(status).or_insert(answer);
         }
-        for answer in stated.responses.responses.values_mut() {
+        for (status, answer) in &mut stated.responses.responses {
             let RefOr::T(answer) = answer else { continue };
+            if status == "429" {
+                let retry_after = || RefOr::Ref(shared::header("Retry-After"));
+                answer.headers.entry("Retry-After".to_owned()).or_insert_with(retry_after);
+            }
             for name in &self.headers {
                 answer.headers.entry((*name).to_owned()).or_insert_with(|| RefOr::Ref(shared::header(name)));
             }

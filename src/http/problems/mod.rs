@@ -63,7 +63,7 @@ impl From<Kind> for ProblemKindResponse {
 
 /// All kinds of problems.
 #[derive(Serialize, ToSchema)]
-#[schema(as = ProblemKinds)]
+#[schema(as = ProblemKinds, example = json!({"items": [ProblemKindResponse::from(Kind::Unauthenticated)]}))]
 struct ProblemKindsResponse {
     /// Every kind, ordered by HTTP status.
     items: Vec<ProblemKindResponse>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
@@ -94,10 +95,12 @@ async fn a_message_has_at_most_a_mebibyte() {
 
 #[tokio::test]
 async fn calls_count_together_with_the_requests_of_http() {
-    let settings = [("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "3")];
+    let settings =
+        [("SALEBELL_SERVER__RATE_LIMITS__WRITE", "3"), ("SALEBELL_SERVER__RATE_LIMITS__HEAVY", "3")];
     let app = TestApp::builder().settings(&settings).spawn().await;
     let anna = app.user("anna", &SCOPES).await;
-    assert_eq!(app.get("/v1/me").bearer_auth(&anna.token).send().await.unwrap().status(), 200);
+    let write = || app.post("/v1/watches").bearer_auth(&anna.token).json(&json!({})).send();
+    assert_eq!(write().await.unwrap().status(), 422);
     let report = async || {
         let messages = stream::iter([message(&[observation("a", "9.99")])]);
         prices(&app).report(with_token(messages, &anna.token)).await
@@ -111,7 +114,7 @@ async fn calls_count_together_with_the_requests_of_http() {
     assert_eq!((refusal.code(), left(refusal.metadata()).as_str()), (Code::ResourceExhausted, "r=0"));
     let wait = refusal.get_error_details().retry_info().unwrap().retry_delay.unwrap();
     assert!((1..=60).contains(&wait.as_secs()), "{wait:?}");
-    assert_eq!(app.get("/v1/me").bearer_auth(&anna.token).send().await.unwrap().status(), 429);
+    assert_eq!(write().await.unwrap().status(), 429);
     // Calls without a token count by address.
     for code in [None, None, None, Some(Code::ResourceExhausted)] {
         let answer = games(&app).search(pb::GamesSearchRequest::default()).await;
