@@ -132,7 +132,7 @@ pub fn explain(kind: Kind) -> Explanation {
             "A limit is reached: of requests a minute, of open imports, exports or streams, or of the account's \
              idempotency keys.",
             "Wait for the seconds in `Retry-After`, then repeat the request. `RateLimit` reports what is left.",
-            "The limit of 600 requests a minute is reached.",
+            "The limit of 600 requests a minute of the class \"read\" is reached.",
         ),
         Kind::HeadersTooLarge => (
             "The headers of the request are larger than the limit.",
