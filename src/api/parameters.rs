@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::domain::observation::check_text;
-use crate::domain::region::check_region;
+use crate::domain::region::check_named_region;
 use crate::error::{Error, FieldError, Result, brief};
 use crate::store::stores::{self, Store};
 
@@ -40,9 +40,8 @@ pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<St
 /// # Errors
 /// `Malformed` if the value is not a region.
 pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
-    region
-        .map(|region| check_region(Some(region)).map_err(|problem| bad_parameter("region", &problem)))
-        .transpose()
+    let Some(region) = region else { return Ok(None) };
+    check_named_region(region).map(Some).map_err(|problem| bad_parameter("region", &problem))
 }
 
 /// The regions whose offers are valid in the region of a query parameter: that region, and everywhere.

@@ -155,6 +155,9 @@ impl DealParams {
         }
         let platform = self.platform.map(|platform| fold_white_space(&platform).to_lowercase());
         if let Some(platform) = &platform {
+            if platform.is_empty() {
+                return Err(bad_parameter("platform", "must not be empty"));
+            }
             check_text(platform, 50).map_err(|problem| bad_parameter("platform", &problem))?;
         }
         Ok(DealFilter {

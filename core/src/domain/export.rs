@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::observation::{Timestamp, check_text};
-use super::region::{Region, check_region};
+use super::region::{Region, check_named_region};
 
 /// Kind of the exported rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -52,10 +52,13 @@ impl ExportFilter {
     /// The store is not a valid text, or the region is unknown. The error names the field and the reason.
     pub fn normalise(mut self) -> Result<ExportFilter, (&'static str, String)> {
         if let Some(store) = &self.store {
+            if store.trim().is_empty() {
+                return Err(("store", "must not be empty".to_owned()));
+            }
             check_text(store, 100).map_err(|problem| ("store", problem))?;
         }
         if let Some(region) = &self.region {
-            self.region = Some(check_region(Some(region)).map_err(|problem| ("region", problem))?);
+            self.region = Some(check_named_region(region).map_err(|problem| ("region", problem))?);
         }
         Ok(self)
     }

@@ -51,6 +51,18 @@ const fn read_codes(text: &[u8]) -> [u32; 26] {
     known
 }
 
+/// The code of a region by which a list is filtered, in upper case. An empty one is no filter that a caller can mean: it
+/// is neither everywhere, as in an observation, nor any region.
+///
+/// # Errors
+/// Those of [`check_region`], and if the text is blank.
+pub fn check_named_region(region: &str) -> Result<String, String> {
+    if region.trim().is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    check_region(Some(region))
+}
+
 /// The code of a region, in upper case. `None` and the empty text mean everywhere, `ZZ`. `UK`, as shops write it, is
 /// `GB`.
 ///

@@ -68,7 +68,7 @@ pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
 /// `UnsupportedMediaType` if the body is compressed.
 pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
     match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
             Err(Error::new(Kind::UnsupportedMediaType, "A JSON body must not be compressed."))
         }
         _ => Ok(()),

@@ -285,6 +285,9 @@ async fn bodies_of_an_unsupported_type_size_or_coding_are_refused() {
     let post = |body: Vec<u8>| app.post("/json").header("content-type", "application/json").body(body);
     problem(app.post("/json").body("{}").send().await.unwrap(), 415).await;
     problem(post(b"{}".to_vec()).header("content-encoding", "gzip").send().await.unwrap(), 415).await;
+    // Codings are compared without case (RFC 9110, section 8.4.1).
+    let identity = post(b"{}".to_vec()).header("content-encoding", "Identity").send().await.unwrap();
+    assert_eq!(identity.status(), 200);
     problem(post(vec![b' '; 101]).send().await.unwrap(), 413).await;
     problem(post(b"{".to_vec()).send().await.unwrap(), 400).await;
     problem(post(b"\"\xff\"".to_vec()).send().await.unwrap(), 400).await;

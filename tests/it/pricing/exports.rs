@@ -197,6 +197,8 @@ async fn deals_and_the_callers_own_resources_are_exported_in_every_format() {
     for (wanted, pointer) in [
         (json!({"kind": "watches", "filter": {"store": "gog"}}), "/filter/store"),
         (json!({"kind": "deals", "filter": {"since": "2026-01-01T00:00:00Z"}}), "/filter/since"),
+        (json!({"kind": "deals", "filter": {"region": ""}}), "/filter/region"),
+        (json!({"kind": "prices", "filter": {"store": " "}}), "/filter/store"),
         (json!({"kind": "deals", "expires_in": 0}), "/expires_in"),
         (json!({"kind": "everything"}), "/kind"),
     ] {
