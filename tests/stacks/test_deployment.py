@@ -252,7 +252,7 @@ def test_targets_are_checked_where_the_program_answers(dev):
 def test_the_rules_of_443_come_in_their_order(dev):
     rules = dev.client("elbv2").describe_rules(ListenerArn=dev.outputs("edge")["HttpsListenerArn"])["Rules"]
     order = [one["Priority"] for one in rules]
-    assert sorted(int(one) for one in order if one != "default") == [10, 20, 30, 31, 40]
+    assert sorted(int(one) for one in order if one != "default") == [10, 20, 30, 31, 40, 41]
     for rule in rules:
         wanted = "forward" if rule["Priority"] != "default" else "fixed-response"
         assert rule["Actions"][-1]["Type"] == wanted, rule["Priority"]
