@@ -53,6 +53,7 @@ const ANSWER_HEADERS: &[&str] = &[
     "Allow",
     "Content-Digest",
     "Content-Disposition",
+    "Content-Encoding",
     "Content-Location",
     "Content-Range",
     "Deprecation",

@@ -59,9 +59,16 @@ impl Document {
         if let Some(built) = built.get() {
             return Ok(built);
         }
-        let document = document((source.operations)(), DEPRECATED, version)?;
-        let representation = Representation::new(JSON, to_json(&document)?)?;
+        let representation = Representation::new(JSON, to_json(&self.build(version)?)?)?;
         Ok(built.get_or_init(|| representation))
+    }
+
+    /// Builds the document in a version of the specification.
+    ///
+    /// # Errors
+    /// Those of [`document`].
+    pub fn build(&self, version: Version) -> Result<Value> {
+        document((self.0.operations)(), DEPRECATED, version)
     }
 }
 
