@@ -60,11 +60,6 @@ if [ "$purpose" = test ]; then
   has systemd-nspawn || want systemd-container
   has mmdebstrap || want mmdebstrap
   has ip || want iproute2
-  # Opens the pages for readers (tests/it/api/browser.rs). Ubuntu has it only as a snap: describe-machine.sh leaves the test
-  # out there.
-  if grep -q '^ID=debian$' /etc/os-release; then
-    has chromium || want chromium
-  fi
   # The load balancer of a rehearsal.
   has haproxy || want haproxy
 fi

@@ -12,5 +12,5 @@ cd "$(dirname "$0")/.."
 . scripts/lib/describe-machine.sh
 scripts/install-packages.sh test
 scripts/lib/prepare-tests.sh
-export SALEBELL_TEST_LEFT_OUT=$left_out SALEBELL_TEST_OF_ROOT=$of_root SALEBELL_TEST_NO_BROWSER=$no_browser
+export SALEBELL_TEST_LEFT_OUT=$left_out SALEBELL_TEST_OF_ROOT=$of_root
 exec scripts/with-postgres.sh scripts/lib/run-checks.sh "$@"

@@ -4,7 +4,6 @@
 #   left_out     why the parts that need root are skipped; empty if they are not
 #   of_root      the tests that need root: those that boot instances or inspect a salebell process, which hides its memory;
 #                where a user may not mount (Ubuntu, a chroot, most containers), those that do
-#   no_browser   `yes` if there is no browser and apt has none
 # With SALEBELL_TEST_ALL=yes nothing is skipped, and a machine that lacks something fails here.
 
 # as_root_can COMMAND…: whether the command succeeds as root.
@@ -48,11 +47,6 @@ if [ "$(id -u)" -ne 0 ] && ! unshare --map-root-user --mount true 2>/dev/null; t
   of_root+=" aws::cloudwatch:: files::faults:: files::mounts:: instance::disk:: process::logging:: process::secrets:: project::machine::mounts_in_an_image"
 fi
 
-no_browser=
-if ! grep -q '^ID=debian$' /etc/os-release && ! { command -v chromium || command -v google-chrome; } >/dev/null; then
-  no_browser=yes
-fi
-
 where=
 if ischroot 2>/dev/null; then
   where=", in a chroot"
@@ -82,11 +76,4 @@ if [ -n "$left_out" ]; then
     pivot_root can, with /proc, /sys and control groups.
 END
   [ "$(id -u)" -eq 0 ] || echo "    All tests that are root's: $of_root"
-fi
-if [ -n "$no_browser" ]; then
-  if [ "${SALEBELL_TEST_ALL:-}" = yes ]; then
-    echo "everything is to be tested here, and cannot be: there is neither chromium nor google-chrome" >&2
-    exit 1
-  fi
-  echo "    There is neither chromium nor google-chrome. Left out is the test of the pages in a browser (api::browser::)."
 fi

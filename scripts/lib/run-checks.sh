@@ -91,9 +91,6 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 # Tests that measure time run afterwards, alone.
 measured=process::processor_time::
 
-skipped=("--skip=$measured")
-[ -z "${SALEBELL_TEST_NO_BROWSER:-}" ] || skipped+=(--skip=api::browser::)
-
 # For an unprivileged user, tests that need root run with sudo (describe-machine.sh), and the others with cargo.
 read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
 if [ $# -gt 0 ]; then
@@ -104,9 +101,9 @@ if [ $# -gt 0 ]; then
     step cargo test --locked "$@"
   fi
 elif [ -n "$image" ] && [ "$(id -u)" -eq 0 ]; then
-  step cargo test --locked -- "${skipped[@]}"
+  step cargo test --locked -- --skip="$measured"
 else
-  step cargo test --locked -- "${skipped[@]}" "${of_root[@]/#/--skip=}"
+  step cargo test --locked -- --skip="$measured" "${of_root[@]/#/--skip=}"
   if [ -n "$image" ]; then
     program=$(scripts/lib/find-test.sh it)
     step scripts/lib/run-as-root.sh "$program" "${of_root[@]}"

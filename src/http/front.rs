@@ -23,14 +23,14 @@ struct FrontPage {
 #[schema(as = Service, example = json!({
     "name": "Salebell",
     "description": "The API of a bell that rings when a video game goes on sale.",
-    "documentation": "/docs",
+    "documentation": "README.md and docs/reference/api.md in the source code",
     "problems": "/problems",
     "openapi": "/openapi.json",
 }))]
 struct FrontResponse {
     name: &'static str,
     description: &'static str,
-    /// Path of the documentation.
+    /// Where the documentation is.
     documentation: &'static str,
     /// Path of the list of problems.
     problems: &'static str,
@@ -58,7 +58,7 @@ pub async fn show(headers: HeaderMap, if_none_match: IfNoneMatch) -> Result<Resp
     let front = FrontResponse {
         name: "Salebell",
         description: DESCRIPTION,
-        documentation: "/docs",
+        documentation: "README.md and docs/reference/api.md in the source code",
         problems: "/problems",
         openapi: "/openapi.json",
     };

@@ -7,7 +7,6 @@ pub mod channels;
 pub mod deals;
 pub mod deliveries;
 pub mod deprecation;
-pub mod docs;
 pub mod event_streams;
 pub mod exports;
 pub mod extract;
@@ -44,7 +43,6 @@ use tower::ServiceBuilder;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::deprecation::{DEPRECATED, Deprecated};
-use self::docs::{Reference, swagger};
 use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
 use self::middleware::access_log::AccessLog;
@@ -73,9 +71,6 @@ pub fn router(app: App) -> Router {
 url_table! {
     "/" => get(front::show);
     "/style.css" => get(pages::style);
-    "/docs" => get(docs::show);
-    "/docs/try" => get(swagger::show);
-    "/docs/try/{file}" => get(swagger::file);
     "/problems" => get(problems::list);
     "/problems/{type}" => get(problems::show);
     "/openapi.json" => get(openapi::get);
@@ -155,7 +150,6 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         (!app.config.server.cors_origins.is_off()).then(|| from_fn_with_state(state, cors::preflight));
     let is_https = app.config.server.public_url.as_ref().is_some_and(WebOrigin::is_https);
     let hsts = is_https.then(|| default_header(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"));
-    let document = Document::new(operations);
     let layers = ServiceBuilder::new()
         // The request id, which the response repeats, and the trace context.
         .layer(around::<Identify>(&app))
@@ -202,9 +196,8 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))
         // Limit of the event streams that an account may hold open; their handlers enforce it.
         .layer(Extension(EventStreamLimits::default()))
-        // The OpenAPI document and the reference, which are built for their first readers.
-        .layer(Extension(Reference::new(document.clone())))
-        .layer(Extension(document));
+        // The OpenAPI document, which is built for its first reader.
+        .layer(Extension(Document::new(operations)));
     // The innermost part is the handler with its extractors: Caller (401), Id (404), Params (400), Json (413, 415,
     // 422).
     routes

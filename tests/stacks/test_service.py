@@ -76,7 +76,7 @@ def test_requests_meet_the_rule_that_is_for_them(stacks):
     wrong = []
     for path in routes():
         inside = path in ("/healthz", "/readyz")
-        page = path == "/style.css" or path.startswith(("/docs", "/problems"))
+        page = path == "/style.css" or path.startswith("/problems")
         alone = None if inside else "BrowserRule" if path.startswith("/v1/") else "PageRule" if page else "PublicRule"
         for headers, rule in ((JWT, "TokenRule"), (KEY, "ApiKeyRule"), ({}, alone), ({"Authorization": "Basic eDp5"}, alone)):
             if met(stacks, path, headers) != rule:
@@ -84,8 +84,8 @@ def test_requests_meet_the_rule_that_is_for_them(stacks):
     for path in ("/v1/me", "/v1/watches", "/v1/watches/01a1fb7d", "/v1/notices", "/v1/stats/weekly", "/v1/admin/stats/weekly"):
         if met(stacks, path, OPENED) != "LoginRule":
             wrong.append(f"{path} opened in a browser meets {met(stacks, path, OPENED)}")
-    pages = ("/", "/docs", "/docs/try", "/docs/try/start.js", "/problems", "/problems/invalid", "/style.css", "/openapi.json")
-    for path in (*pages, "/v1/deals", "/v1/games", "/v1/stores", "/d/01a1fb7d"):
+    open_paths = ("/", "/problems", "/problems/invalid", "/style.css", "/openapi.json", "/v1/deals", "/v1/games")
+    for path in (*open_paths, "/v1/stores", "/d/01a1fb7d"):
         if met(stacks, path, OPENED) == "LoginRule":
             wrong.append(f"{path} is open, and a browser has to log in")
     assert not wrong, summary(wrong)

@@ -1,4 +1,4 @@
-//! Content negotiation: choice of a format by `Accept`, and of an encoding by `Accept-Encoding` (RFC 9110, section 12.5).
+//! Content negotiation: choice of a format by `Accept` (RFC 9110, section 12.5.1).
 
 use axum::http::{HeaderMap, header};
 
@@ -35,31 +35,6 @@ pub fn choose(headers: &HeaderMap, offered: &[AcceptedFormat]) -> AcceptedFormat
     best.1
 }
 
-/// Whether a body may be compressed with gzip. Without `Accept-Encoding` it is not, although any encoding is acceptable
-/// then: a client that sends none can seldom decompress.
-pub fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut by_any = false;
-    for coding in lists.flat_map(|list| list.split(',')) {
-        let mut parts = coding.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let is_accepted = weight_of(parts) > 0;
-        match name.as_str() {
-            "gzip" | "x-gzip" => return is_accepted,
-            "*" => by_any = is_accepted,
-            _ => {}
-        }
-    }
-    by_any
-}
-
-/// Returns the weight among the parameters of an item of a list, in thousandths.
-fn weight_of<'p>(mut parameters: impl Iterator<Item = &'p str>) -> u32 {
-    let weight = parameters.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-    let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0)).clamp(0.0, 1.0);
-    (weight * 1000.0) as u32
-}
-
 /// Returns the weight of a media type in thousandths, by the most specific range that matches it.
 fn weight(lists: &[&str], media_type: &str) -> u32 {
     let family = media_type.split('/').next().unwrap_or_default();
@@ -73,8 +48,10 @@ fn weight(lists: &[&str], media_type: &str) -> u32 {
             name if name.strip_suffix("/*") == Some(family) => 2,
             _ => continue,
         };
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0)).clamp(0.0, 1.0);
         if close > best.0 {
-            best = (close, weight_of(parts));
+            best = (close, (weight * 1000.0) as u32);
         }
     }
     best.1
@@ -105,25 +82,5 @@ mod tests {
             assert_eq!(choose(&headers, &all), format, "{accept}");
         }
         assert_eq!(choose(&HeaderMap::new(), &all), AcceptedFormat::Json);
-    }
-
-    #[test]
-    fn gzip_is_accepted_where_it_is_named() {
-        for (accept, accepted) in [
-            ("gzip, deflate, br, zstd", true),
-            ("br, GZIP;q=0.1", true),
-            ("x-gzip", true),
-            ("*", true),
-            ("gzip;q=0, *", false),
-            ("*;q=0", false),
-            ("br", false),
-            ("identity", false),
-            ("", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
-            assert_eq!(accepts_gzip(&headers), accepted, "{accept}");
-        }
-        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -101,10 +101,9 @@ pub struct Representation {
 impl Representation {
     /// # Errors
     /// `Internal` if the entity tag is not a valid header value, which does not occur.
-    pub fn new(media_type: &'static str, body: impl Into<Bytes>) -> Result<Representation> {
-        let body = body.into();
+    pub fn new(media_type: &'static str, body: Vec<u8>) -> Result<Representation> {
         let tag = HeaderValue::from_str(&entity_tag(&body)).map_err(Error::internal)?;
-        Ok(Representation { media_type, tag, body })
+        Ok(Representation { media_type, tag, body: body.into() })
     }
 }
 

@@ -53,7 +53,6 @@ const ANSWER_HEADERS: &[&str] = &[
     "Allow",
     "Content-Digest",
     "Content-Disposition",
-    "Content-Encoding",
     "Content-Location",
     "Content-Range",
     "Deprecation",

@@ -59,16 +59,9 @@ impl Document {
         if let Some(built) = built.get() {
             return Ok(built);
         }
-        let representation = Representation::new(JSON, to_json(&self.build(version)?)?)?;
+        let document = document((source.operations)(), DEPRECATED, version)?;
+        let representation = Representation::new(JSON, to_json(&document)?)?;
         Ok(built.get_or_init(|| representation))
-    }
-
-    /// Builds the document in a version of the specification.
-    ///
-    /// # Errors
-    /// Those of [`document`].
-    pub fn build(&self, version: Version) -> Result<Value> {
-        document((self.0.operations)(), DEPRECATED, version)
     }
 }
 

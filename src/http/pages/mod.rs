@@ -1,6 +1,5 @@
 //! Pages for readers: what all of them have in common. A template extends `layout.html`, and its page has the headers of
-//! [`respond`]. No page runs a script, except that of Swagger UI (`docs::swagger`); the only thing that the others load is
-//! the style sheet.
+//! [`respond`]. No page runs a script; the only thing that it loads is the style sheet.
 
 use std::fmt;
 
@@ -11,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::extract::accept::{AcceptedFormat, choose};
-use super::extract::conditional::{IfNoneMatch, Representation};
+use super::extract::conditional::IfNoneMatch;
 use crate::error::{Error, Result};
 use crate::weekly_report::HtmlEscaper;
 
@@ -33,9 +32,9 @@ const HEADERS: [(HeaderName, &str); 4] = [
 ];
 
 /// A text whose words between backticks are code: as HTML, escaped.
-pub struct Marked<'t>(pub &'t str);
+pub struct Marked(pub &'static str);
 
-impl fmt::Display for Marked<'_> {
+impl fmt::Display for Marked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, part) in self.0.split('`').enumerate() {
             let (begin, end) = if at % 2 == 1 { ("<code>", "</code>") } else { ("", "") };
@@ -50,29 +49,16 @@ impl fmt::Display for Marked<'_> {
 /// Responds with a page, or with 304 if the caller already has it.
 ///
 /// # Errors
-/// Those of [`render`].
-pub fn respond(page: &impl Template, if_none_match: &IfNoneMatch) -> Result<Response> {
-    Ok(select(&render(page)?, if_none_match))
-}
-
-/// Renders a page.
-///
-/// # Errors
 /// `Internal` if the template cannot be rendered, which does not occur.
-pub fn render(page: &impl Template) -> Result<Representation> {
+pub fn respond(page: &impl Template, if_none_match: &IfNoneMatch) -> Result<Response> {
     let mut text = page.render().map_err(Error::internal)?;
     // askama drops the line feed at the end of a template.
     text.push('\n');
-    Representation::new(HTML, text.into_bytes())
-}
-
-/// Responds with a page that was rendered before, or with 304 if the caller already has it.
-pub fn select(page: &Representation, if_none_match: &IfNoneMatch) -> Response {
-    let mut response = if_none_match.select(page);
+    let mut response = if_none_match.respond(HTML, text.into_bytes())?;
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    response
+    Ok(response)
 }
 
 /// Responds with `value` as JSON, or with a page for a caller that prefers HTML.

@@ -80,7 +80,7 @@ struct Row {
     address: String,
     title: &'static str,
     status: u16,
-    meaning: Marked<'static>,
+    meaning: Marked,
 }
 
 #[derive(Template)]
@@ -89,8 +89,8 @@ struct KindPage {
     address: String,
     title: &'static str,
     status: u16,
-    meaning: Marked<'static>,
-    remedy: Marked<'static>,
+    meaning: Marked,
+    remedy: Marked,
     /// The example as JSON on several lines.
     example: String,
 }

@@ -12,9 +12,6 @@ use crate::support::{TestApp, User};
 pub const OPEN: &[&str] = &[
     // They describe the service, and contain no data of any account.
     "GET /",
-    "GET /docs",
-    "GET /docs/try",
-    "GET /docs/try/{file}",
     "GET /openapi.json",
     "GET /problems",
     "GET /problems/{type}",

@@ -3,11 +3,9 @@
 pub mod auth_coverage;
 mod bad_bytes;
 mod bad_values;
-mod browser;
 mod clients;
 mod cors;
 mod deprecation;
-mod docs;
 mod empty_patches;
 mod every_operation;
 mod idempotency;

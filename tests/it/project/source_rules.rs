@@ -494,8 +494,7 @@ fn test_modules() -> Vec<(String, String)> {
 }
 
 /// Modules that start programs of the machine, but need not run again on another version of Debian.
-const OF_ONE_VERSION: [(&str, &str); 3] = [
-    ("api::browser", "Chromium, which the bare Debian does not have, and axe of a pinned version"),
+const OF_ONE_VERSION: [(&str, &str); 2] = [
     ("delivery::webhooks", "libraries of pinned versions"),
     ("project::machine", "our own scripts, on the machine that they describe"),
 ];
