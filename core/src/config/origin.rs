@@ -61,7 +61,8 @@ impl FromStr for WebOrigin {
     fn from_str(text: &str) -> Result<WebOrigin, Self::Err> {
         let form = "must be an origin as browsers send it, such as https://app.example: scheme, host in lower case, \
                     and a port that is not the default one";
-        WebOrigin::of_url(text).ok().filter(|origin| origin.text == text).ok_or(form)
+        // A host with a `*` is a valid host of a URL, and no browser is at one: it would be a pattern.
+        WebOrigin::of_url(text).ok().filter(|origin| origin.text == text && !text.contains('*')).ok_or(form)
     }
 }
 
