@@ -16,7 +16,7 @@ BUILDSPECS = sorted((ROOT / "pipelines").glob("*.yaml"))
 OTHERS = {f"{one.capitalize()}Account": ACCOUNTS[one] for one in ("dev", "stage", "prod")}
 ENVIRONMENTS = ["dev", "stage", "prod"]
 # What the issue of each pipeline is, at the least.
-APPLICATION = ["src/main.rs", "core/src/lib.rs", "Cargo.toml", "Cargo.lock", "migrations/1.sql", "packer/x", "systemd/system/x", "userdata/first-boot.sh"]
+APPLICATION = ["src/main.rs", "core/src/lib.rs", "Cargo.toml", "Cargo.lock", "build.rs", "proto/salebell/v1/prices.proto", "migrations/1.sql", "packer/x", "systemd/system/x", "userdata/first-boot.sh"]
 INFRASTRUCTURE = ["cloudformation/20-network.yaml", "scripts/stacks/deploy.py", "pipelines/deploy.yaml"]
 BOTH = ("Application", "Infrastructure")
 
