@@ -60,7 +60,7 @@ pub struct AppState {
     pub clock: Clock,
     /// Processor time, which requests share.
     pub cpu: CpuTime,
-    /// Limit of requests, if `server.rate_limit_per_minute` sets one.
+    /// Limits of requests, if `server.rate_limits` sets one.
     pub request_limit: Option<RequestLimit>,
     pub bus: Bus,
     /// SNS topic on which events are published for other systems.

@@ -135,7 +135,7 @@ async fn mail_now(app: &App, week: Option<Week>, to: Vec<Address>) -> Result<Str
     let Some(report) = report.filter(|report| report.shown().is_some()) else {
         return Err(Error::invalid("week", "has not been computed; `salebell stats show` tells which have"));
     };
-    let origin = app.config.server.public_url.as_ref();
+    let origin = app.config.origin_of_mails()?;
     let (mut text, mut failed) = (String::new(), false);
     for address in to {
         let id = format!("weekly-report.{}.{}", report.week, Uuid::now_v7());

@@ -89,11 +89,14 @@ fn set_request_id(response: &mut Response, id: &str) {
     }
 }
 
-/// Whether the media type is that of gRPC, with or without the encoding of the messages.
+/// Whether the media type is that of gRPC, in any case, with or without the encoding of the messages.
 fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
     let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let rest = media.strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    let parts = media.split_at_checked(GRPC.len());
+    parts.is_some_and(|(name, rest)| {
+        name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';'))
+    })
 }
 
 async fn answer(

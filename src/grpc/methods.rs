@@ -14,7 +14,8 @@ impl Method {
     pub fn class(&self) -> Class {
         match self.path {
             REPORT => Class::Write,
-            SEARCH => Class::Heavy,
+            // The whole history, in as many queries as it has pages.
+            SEARCH | LIST_PRICES => Class::Heavy,
             _ => Class::Read,
         }
     }
@@ -52,6 +53,7 @@ pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(super) const REPORT: &str = "/salebell.v1.Prices/Report";
 
 const SEARCH: &str = "/salebell.v1.Games/Search";
+const LIST_PRICES: &str = "/salebell.v1.Games/ListPrices";
 
 const fn method(path: &'static str, access: Access, shape: Shape) -> Method {
     Method { path, access, shape }
@@ -66,7 +68,7 @@ pub const METHODS: &[Method] = &[
     method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::Unlimited, Shape::Watch),
     method("/salebell.v1.Games/Get", Access::Open, Shape::Unary),
     method("/salebell.v1.Games/ListOffers", Access::Open, Shape::Unary),
-    method("/salebell.v1.Games/ListPrices", Access::Open, Shape::Download),
+    method(LIST_PRICES, Access::Open, Shape::Download),
     method(SEARCH, Access::Open, Shape::Unary),
     method("/salebell.v1.Prices/GetBatch", Access::Scope("prices:write"), Shape::Unary),
     method(REPORT, Access::Scope("prices:write"), Shape::Upload),

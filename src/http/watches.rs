@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
-use crate::domain::region::{Region, check_region};
+use crate::domain::region::{Region, check_named_region};
 use crate::domain::watch::{Cadence, Miss, Priority, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
@@ -186,7 +186,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         }
     }
     for (at, region) in wanted.regions.iter_mut().flatten().enumerate() {
-        match check_region(Some(region)) {
+        match check_named_region(region) {
             Ok(code) => *region = code,
             Err(_) if known.contains(region) => {}
             Err(problem) => fields.refuse(&format!("regions/{at}"), problem),

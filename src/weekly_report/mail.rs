@@ -19,15 +19,15 @@ use crate::store::statistics::WeekStatistics;
 const ACCOUNTS: usize = 10;
 
 /// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt. `origin` is
-/// `server.public_url`, which the configuration demands with e-mail.
+/// `server.public_url`.
 pub fn compose(
     report: &WeeklyReport,
-    origin: Option<&WebOrigin>,
+    origin: &WebOrigin,
     id: String,
     to: Address,
     date: DateTime<Utc>,
 ) -> Email {
-    let page = origin.map(|origin| page_of(origin, report.week)).unwrap_or_default();
+    let page = page_of(origin, report.week);
     let weeks: Vec<WeekStatistics> =
         report.weeks.iter().rev().filter_map(|(_, found)| found.clone()).collect();
     Email {
@@ -165,7 +165,7 @@ struct Mail {
     pairs: Vec<Vec<Card>>,
     accounts: Vec<Account>,
     footer: &'static str,
-    /// URL of the full report page; empty if it is unknown.
+    /// URL of the full report page.
     page: String,
     hint: String,
 }

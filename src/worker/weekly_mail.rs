@@ -90,7 +90,7 @@ async fn compose(app: &App, claimed: &ClaimedMail) -> Result<Email> {
     let report = report.ok_or_else(|| Error::internal("the week of a mail is not there"))?;
     let to = claimed.recipient.parse().map_err(Error::internal)?;
     let id = format!("weekly-report.{}.{}", claimed.week, claimed.id);
-    Ok(mail::compose(&report, app.config.server.public_url.as_ref(), id, to, claimed.created_at))
+    Ok(mail::compose(&report, app.config.origin_of_mails()?, id, to, claimed.created_at))
 }
 
 /// Completes when the process is stopping and the time granted to requests in progress is over.

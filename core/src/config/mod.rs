@@ -45,6 +45,7 @@ pub use self::server::{ConnectionLimit, CorsOrigins, RateLimits, ServerConfig};
 pub use self::telemetry::{EmfTarget, TelemetryConfig};
 pub use self::tls::TlsConfig;
 use crate::domain::price::{GlitchRules, Rules};
+use crate::error::Error;
 
 /// Lower bound of `database.max_connections`: a worker keeps one connection for notifications, and dispatch keeps some
 /// transactions open while it needs further connections.
@@ -258,6 +259,15 @@ impl Config {
     /// AWS region, as far as the settings name one.
     pub fn region(&self) -> Option<&str> {
         self.aws.region.as_deref().or(self.files.s3_region.as_deref().filter(|region| !region.is_empty()))
+    }
+
+    /// What links in mails begin with.
+    ///
+    /// # Errors
+    /// `Internal` without `server.public_url`, which a configuration with e-mail always has.
+    pub fn origin_of_mails(&self) -> Result<&WebOrigin, Error> {
+        let origin = self.server.public_url.as_ref();
+        origin.ok_or_else(|| Error::internal("server.public_url is not set"))
     }
 
     /// Reads every setting, one line each; `settings::AREAS` has their defaults.

@@ -315,6 +315,7 @@ async fn a_watch_is_seen_and_changed_by_its_owner_only() {
         (json!({"stores": ["nowhere"]}), "/stores/0"),
         (json!({"regions": ["Europe"]}), "/regions/0"),
         (json!({"regions": ["DE", "EU"]}), "/regions/1"),
+        (json!({"regions": ["DE", ""]}), "/regions/1"),
         (json!({"channels": [game]}), "/channels/0"),
         (json!({"currency": "XXX"}), "/currency"),
     ] {

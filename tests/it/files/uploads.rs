@@ -471,6 +471,25 @@ async fn small_clients_send_the_file_itself(store: Store) {
         .header("content-type", "multipart/form-data; boundary=x");
     assert_eq!(sent(form.body("--x--")).await.status(), 415);
 
+    // A part of a resumable upload is not taken for the whole file.
+    for (name, value) in [
+        ("Tus-Resumable", "1.0.0"),
+        ("Upload-Offset", "0"),
+        ("Upload-Length", "100"),
+        ("Upload-Metadata", "filename YQ=="),
+        ("Upload-Checksum", "sha256 AAAA"),
+        ("Upload-Incomplete", "?1"),
+        ("Content-Type", "application/offset+octet-stream"),
+        ("Content-Type", "application/partial-upload"),
+    ] {
+        let part = app.request(Method::PUT, "/v1/files/part").bearer_auth(&anna.token).header(name, value);
+        let refused = sent(part.body("a part")).await;
+        assert_eq!(refused.status(), 400, "{name}: {value}");
+        let problem: Value = refused.json().await.unwrap();
+        assert!(problem["detail"].as_str().unwrap().starts_with(name), "{problem}");
+    }
+    assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
+
     // A body that breaks off leaves nothing.
     let (feed, body) = fed();
     feed.send(Ok(bytes(10))).unwrap();

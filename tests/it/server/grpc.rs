@@ -305,6 +305,13 @@ async fn requests_that_are_not_grpc_are_refused_in_http() {
         assert_eq!(response.status(), 415, "{media}");
         assert_eq!(response.headers()["x-request-id"], "mine");
     }
+    // Media types are compared without case.
+    for media in ["application/grpc", "Application/GRPC+proto"] {
+        let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+        let request = client.post(format!("{url}/grpc.health.v1.Health/Check")).header("content-type", media);
+        let response = request.header("te", "trailers").body(vec![0; 5]).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{media}");
+    }
     let answer = post(&url, "/grpc.health.v1.Health/Check").header("x-request-id", "mine").body(vec![0; 5]);
     let answer = answer.send().await.unwrap();
     assert_eq!(

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Announced, Ends, Expected, Incoming, UploadParams, announce, invalid_header, keep_until, receive, remove,
+    Announced, Ends, Expected, Incoming, UploadParams, announce, ietf_draft, invalid_header, keep_until,
+    receive, remove, tus,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -35,10 +36,39 @@ pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announ
     })
 }
 
+/// Headers by which protocols of resumable uploads describe a part of a file, or check it. Alone they name no protocol.
+const HEADERS_OF_PARTS: [&str; 9] = [
+    "Tus-Resumable",
+    "Upload-Checksum",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Draft-Interop-Version",
+    "Upload-Incomplete",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Offset",
+];
+
+/// Refuses a body that is meant as a part of a file: it must not be taken for the whole.
+fn check_whole(headers: &HeaderMap) -> Result<()> {
+    let is_part = matches!(media_type(headers).as_deref(), Some(tus::BYTES | ietf_draft::BYTES));
+    let of_part = HEADERS_OF_PARTS.into_iter().find(|name| headers.contains_key(*name));
+    let of_part = of_part.or(is_part.then_some("Content-Type"));
+    of_part.map_or(Ok(()), |name| {
+        let problem = "is of a resumable upload, which begins with Tus-Resumable and POST /v1/files, or with \
+                       Upload-Complete";
+        Err(invalid_header(name, problem))
+    })
+}
+
 /// Stores the whole body as a file. If the body breaks off, nothing is kept, because the client does not know the
 /// file's URL.
+///
+/// # Errors
+/// `Malformed` if a header belongs to a part of a file, `UnsupportedMediaType` for a form; else those of the upload.
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
     let headers = request.headers();
+    check_whole(headers)?;
     if media_type(headers).is_some_and(|kind| kind.starts_with("multipart/")) {
         let detail = "The body must be the file itself; multipart forms are not accepted.";
         return Err(Error::new(Kind::UnsupportedMediaType, detail));
