@@ -6,8 +6,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Announced, Ends, Expected, Incoming, UploadParams, announce, ietf_draft, invalid_header, keep_until,
-    receive, remove, tus,
+    Announced, Ends, Expected, Incoming, UploadParams, announce, invalid_header, keep_until, receive, remove,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -36,24 +35,20 @@ pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announ
     })
 }
 
-/// Headers by which protocols of resumable uploads describe a part of a file, or check it. Alone they name no protocol.
-const HEADERS_OF_PARTS: [&str; 9] = [
+/// Headers with which a body is a part of a file, by tus or by an old draft of the IETF. Those that the current draft
+/// has too are not among them: it treats an unreadable `Upload-Complete` as absent, and the upload as a plain one.
+const HEADERS_OF_PARTS: [&str; 6] = [
     "Tus-Resumable",
     "Upload-Checksum",
     "Upload-Concat",
     "Upload-Defer-Length",
-    "Upload-Draft-Interop-Version",
     "Upload-Incomplete",
-    "Upload-Length",
-    "Upload-Metadata",
     "Upload-Offset",
 ];
 
 /// Refuses a body that is meant as a part of a file: it must not be taken for the whole.
 fn check_whole(headers: &HeaderMap) -> Result<()> {
-    let is_part = matches!(media_type(headers).as_deref(), Some(tus::BYTES | ietf_draft::BYTES));
     let of_part = HEADERS_OF_PARTS.into_iter().find(|name| headers.contains_key(*name));
-    let of_part = of_part.or(is_part.then_some("Content-Type"));
     of_part.map_or(Ok(()), |name| {
         let problem = "is of a resumable upload, which begins with Tus-Resumable and POST /v1/files, or with \
                        Upload-Complete";
